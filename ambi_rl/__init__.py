@@ -1,0 +1,97 @@
+"""An image codec whose decisions are taken by a reinforcement-learning policy."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ambi_rl.codec.bundle import Bundle
+    from ambi_rl.codec.strategists import Strategist
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "decode", "encode"]
+
+
+def encode(
+    image: Image.Image,
+    *,
+    quality: float = 75,
+    effort: int = 5,
+    bundle: Bundle | str | os.PathLike[str] | None = None,
+    strategist: Strategist | str | None = None,
+    strip: bool = False,
+) -> bytes:
+    """Encode a picture.
+
+    The first call in a new installation compiles the codec, which takes up to a minute.
+
+    Args:
+        image: A Pillow picture of mode L, LA, RGB, RGBA, 1 or P, up to 16384 pixels a side. Alpha is coded
+            without loss. Pixels are never rotated: an EXIF orientation is recorded.
+        quality: 1 (smallest) to 100 (best), fractions allowed; as on JPEG's scale, 75 is usual.
+        effort: 0 (the policy alone) to 9 (search over everything).
+        bundle: The codec bundle, or its path; the one that comes with the package if None.
+        strategist: Who decides, instead of the one that `effort` stands for: "fixed", "search", "policy",
+            "guided", or a `Strategist`.
+        strip: Leave out ICC profile, EXIF and XMP (the orientation is kept).
+
+    Returns:
+        The file's bytes.
+
+    Raises:
+        UsageError: quality, effort or strategist is out of range.
+        UnsupportedImageError: 16 bits, CMYK, animation, or another mode that would not keep what it holds.
+        ImageTooLargeError: over 16384 pixels a side.
+        CorruptFileError: the picture was opened from a damaged file.
+        BundleError: the bundle cannot be used, or holds no policy and the effort needs one.
+    """
+    # Deferred, here and below, so that `import ambi_rl` does not wait for Numba.
+    from ambi_rl.codec.api import encode_image
+
+    return encode_image(
+        image,
+        quality=quality,
+        effort=effort,
+        bundle=bundle,
+        strategist=strategist,
+        strip=strip,
+    ).data
+
+
+def decode(
+    data: bytes,
+    *,
+    bundle: Bundle | str | os.PathLike[str] | None = None,
+    max_pixels: int | None = None,
+) -> Image.Image:
+    """Decode a file that `encode` returned.
+
+    Args:
+        data: The whole file.
+        bundle: The bundle it was coded with, or its path. If None, or if it is another one, the default
+            bundle and the folders that the environment variable AMBI_BUNDLES names are looked through.
+        max_pixels: Refuse larger pictures, as protection against files you do not trust; None stands for
+            the format's own limit, 16384 x 16384.
+
+    Returns:
+        A picture of mode L, LA, RGB or RGBA. ICC profile, EXIF and XMP are in its `info`, under Pillow's
+        keys icc_profile, exif and xmp.
+
+    Raises:
+        NotAmbiFileError: the data is something else.
+        UnsupportedVersionError: a newer program wrote it.
+        CorruptFileError: it is truncated or damaged.
+        ImageTooLargeError: it is over `max_pixels`.
+        UnknownBundleError: its bundle is not at hand.
+        BundleError: the bundle given cannot be used.
+    """
+    from ambi_rl.codec.api import decode_image
+    from ambi_rl.codec.container import MAX_PIXELS
+
+    return decode_image(
+        data, bundle=bundle, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels
+    )

@@ -1,0 +1,240 @@
+"""The commands of `ambi`: their names, options and help; the work is imported when one runs."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ambi_rl import __version__
+from ambi_rl.cli.guard import EXIT_CODES, GuardedGroup
+from ambi_rl.errors import UsageError
+
+app = typer.Typer(
+    name="ambi",
+    cls=GuardedGroup,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    # Plain help and errors: quick to start, and readable in a pipe.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EXIT_CODES,
+)
+
+_TRAIN_MODULES = (
+    "gymnasium",
+    "hydra",
+    "omegaconf",
+    "rich",
+    "sb3_contrib",
+    "stable_baselines3",
+    "tensorboard",
+    "torch",
+)
+
+
+class StrategistName(enum.StrEnum):
+    """What --strategist accepts."""
+
+    FIXED = "fixed"
+    SEARCH = "search"
+    POLICY = "policy"
+    GUIDED = "guided"
+
+
+BundleOption = Annotated[
+    Path | None,
+    typer.Option("-b", "--bundle", metavar="FILE", help="Codec bundle (default: the one shipped)."),
+]
+NoOverwriteOption = Annotated[
+    bool, typer.Option("--no-overwrite", help="Fail if OUT exists instead of replacing it.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print more.")]
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"ambi-rl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _ambi(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    r"""An image codec whose decisions are taken by a reinforcement-learning policy.
+
+    \b
+    ambi encode photo.png photo.ambi -q 75
+    ambi decode photo.ambi photo.png
+    ambi info photo.ambi
+    """
+
+
+@app.command(epilog=EXIT_CODES)
+def encode(
+    source: Annotated[
+        str, typer.Argument(metavar="IN", help="Picture (PNG, JPEG, WebP, TIFF…); - for stdin.")
+    ],
+    target: Annotated[str, typer.Argument(metavar="OUT", help="File to write; - for stdout.")],
+    quality: Annotated[
+        float,
+        typer.Option(
+            "-q", "--quality", min=1, max=100, help="1 (smallest) to 100 (best); 75 is usual."
+        ),
+    ] = 75.0,
+    effort: Annotated[
+        int,
+        typer.Option(
+            "-e",
+            "--effort",
+            min=0,
+            max=9,
+            help="0 (the policy alone, fastest) to 9 (search over everything).",
+        ),
+    ] = 5,
+    bundle: BundleOption = None,
+    strategist: Annotated[
+        StrategistName | None,
+        typer.Option(help="Who decides, instead of the one that the effort stands for."),
+    ] = None,
+    no_overwrite: NoOverwriteOption = False,
+    strip: Annotated[
+        bool, typer.Option("--strip", help="Leave out ICC, EXIF and XMP; orientation stays.")
+    ] = False,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Encode a picture.
+
+    Gray, RGB and palette pictures with or without transparency, up to 16384 x 16384. Transparency is
+    coded without loss. Pixels are never rotated; ICC profile, EXIF and XMP are kept. 16-bit, CMYK and
+    animated pictures are refused. The first run after installation compiles the codec (about a minute).
+    """
+    from ambi_rl.cli.coding import encode_command
+
+    encode_command(
+        source,
+        target,
+        quality=quality,
+        effort=effort,
+        bundle=bundle,
+        strategist=None if strategist is None else strategist.value,
+        overwrite=not no_overwrite,
+        strip=strip,
+        as_json=as_json,
+        verbose=verbose,
+    )
+
+
+@app.command(epilog=EXIT_CODES)
+def decode(
+    source: Annotated[str, typer.Argument(metavar="IN", help="ambi file; - for stdin.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT",
+            help="Picture to write: .png .tif .webp (all lossless) .bmp .ppm .pgm, "
+            "or .jpg (quality 95); - for PNG on stdout.",
+        ),
+    ],
+    bundle: BundleOption = None,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Refuse pictures of more pixels than this."),
+    ] = None,
+    no_overwrite: NoOverwriteOption = False,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Decode a file to a picture.
+
+    The decoded planes are checked against the encoder's checksum. If the file was coded with another
+    bundle than the default one, name it with -b or put it in a folder named by AMBI_BUNDLES.
+    """
+    from ambi_rl.cli.coding import decode_command
+
+    decode_command(
+        source,
+        target,
+        bundle=bundle,
+        max_pixels=max_pixels,
+        overwrite=not no_overwrite,
+        as_json=as_json,
+        verbose=verbose,
+    )
+
+
+@app.command(epilog=EXIT_CODES)
+def info(
+    source: Annotated[
+        str, typer.Argument(metavar="FILE", help="ambi file or bundle (.ambic); - for stdin.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Print what a file or a bundle says about itself, without decoding it."""
+    from ambi_rl.cli.info import info_command
+
+    info_command(source, as_json=as_json)
+
+
+def _missing_extra(error: ModuleNotFoundError) -> UsageError:
+    return UsageError(
+        f'this command needs {error.name}, which is not installed: pip install "ambi-rl[train]"'
+    )
+
+
+@app.command(
+    # Everything is Hydra's: overrides, -m, --cfg job…
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog=EXIT_CODES,
+)
+def train(ctx: typer.Context) -> None:
+    r"""Train a policy and an entropy model from photographs: ambi train [OVERRIDES].
+
+    \b
+    ambi train experiment=demo                    a small run, minutes
+    ambi train agent=a2c reward=ms_ssim           other parts of the configuration
+    ambi train --cfg job                          show the configuration and exit
+    ambi train -m reward=psnr,ssim seed=1,2       several runs
+
+    The run is written to runs/NAME. Needs pip install "ambi-rl[train]".
+    """
+    try:
+        from ambi_rl.cli.train import train_command
+
+        train_command(ctx.args)
+    except ModuleNotFoundError as error:
+        if error.name in _TRAIN_MODULES:
+            raise _missing_extra(error) from error
+        raise
+
+
+@app.command(epilog=EXIT_CODES)
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, runs/NAME.")],
+    target: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="Bundle to write (.ambic).")
+    ],
+) -> None:
+    """Export a training run as one codec bundle.
+
+    Needs pip install "ambi-rl[train]"; using the bundle does not.
+    """
+    try:
+        from ambi_rl.cli.train import export_command
+
+        export_command(run, target)
+    except ModuleNotFoundError as error:
+        if error.name in _TRAIN_MODULES:
+            raise _missing_extra(error) from error
+        raise

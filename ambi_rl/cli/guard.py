@@ -1,0 +1,70 @@
+"""What becomes of an error on the command line: one line on the terminal and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from ambi_rl.errors import AmbiError
+
+DEBUG_VARIABLE = "AMBI_DEBUG"
+INTERNAL_ERROR = 70
+
+EXIT_CODES = """Exit codes:
+
+\b
+  0    done
+  1    the system failed: disk full, out of memory, closed pipe
+  2    wrong use: an option, a value, a missing file or folder
+  3    the picture cannot be coded: mode, depth, animation, size
+  4    the file is not an ambi file, or it is truncated or damaged
+  5    the file or bundle is of a newer format version
+  6    the file's bundle is not at hand
+  7    the bundle cannot be used
+  70   a mistake in ambi-rl itself
+  130  interrupted
+
+AMBI_DEBUG=1 shows the traceback of an error. AMBI_BUNDLES names folders in which bundles (*.ambic)
+are looked for, separated like PATH."""
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    line = " ".join(message.split())
+    typer.echo(f"ambi: {line}", err=True)
+    raise typer.Exit(code)
+
+
+class GuardedGroup(TyperGroup):
+    """A command group whose commands' exceptions end as one line on stderr."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command.
+
+        Args:
+            ctx: Typer's context.
+        """
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            # What can show itself is a usage error, which Typer reports; Typer answers a closed pipe too.
+            is_reported = hasattr(error, "show") or getattr(error, "errno", None) == errno.EPIPE
+            if is_reported or os.environ.get(DEBUG_VARIABLE):
+                raise
+            if isinstance(error, AmbiError):
+                _fail(str(error), error.exit_code)
+            if isinstance(error, MemoryError):
+                _fail("out of memory; take a smaller picture or a machine with more", 1)
+            if isinstance(error, OSError):
+                name = f"{error.filename}: " if error.filename else ""
+                _fail(f"{name}{error.strerror or error}", 1)
+            _fail(
+                f"internal error, {type(error).__name__}: {error}; "
+                f"please report it with the output of {DEBUG_VARIABLE}=1",
+                INTERNAL_ERROR,
+            )

@@ -1,0 +1,92 @@
+"""`ambi info`: what a file or a bundle says about itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ambi_rl.cli.streams import read_input
+from ambi_rl.codec.bundle import SUFFIX, Bundle, parse_bundle
+from ambi_rl.codec.container import FORMAT_VERSION, MAGIC, Section, read_container
+from ambi_rl.codec.quality import STEP_SCALE
+from ambi_rl.errors import BundleError, NotAmbiFileError
+
+
+def file_facts(data: bytes) -> dict[str, Any]:
+    """What the header and the sections of a file say; JSON types only."""
+    container = read_container(data)
+    return {
+        "kind": "file",
+        "format_version": FORMAT_VERSION,
+        "bytes": len(data),
+        "width": container.width,
+        "height": container.height,
+        "colour": container.colour.name.lower(),
+        "alpha": Section.ALPHA in container.sections,
+        "orientation": container.orientation,
+        "quality": container.quality,
+        "step": container.step / STEP_SCALE,
+        "bits_per_pixel": round(8 * len(data) / (container.width * container.height), 4),
+        "bundle_id": container.bundle_id,
+        "planes_crc": f"{container.planes_crc:08x}",
+        "sections": {kind.name.lower(): len(p) for kind, p in container.sections.items()},
+    }
+
+
+def bundle_facts(data: bytes, bundle: Bundle) -> dict[str, Any]:
+    """What a bundle holds: its manifest and the shapes of its tensors; JSON types only."""
+    groups = {"entropy": bundle.entropy, "policy": bundle.policy}
+    return {
+        "kind": "bundle",
+        "bytes": len(data),
+        "bundle_id": bundle.id,
+        "has_policy": bool(bundle.policy),
+        "tensors": {
+            f"{group}/{name}": [str(tensor.dtype), *tensor.shape]
+            for group, tensors in groups.items()
+            for name, tensor in tensors.items()
+        },
+        "manifest": bundle.manifest,
+    }
+
+
+def _facts(source: str) -> dict[str, Any]:
+    data = read_input(source)
+    if data.startswith(MAGIC):
+        return file_facts(data)
+    try:
+        return bundle_facts(data, parse_bundle(data))
+    except BundleError as error:
+        if Path(source).suffix == SUFFIX:
+            raise
+        raise NotAmbiFileError(f"{source} is neither an ambi file nor a bundle") from error
+
+
+def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
+    """Aligned `name  value` lines; nested objects are indented."""
+    width = max((len(name) for name in facts), default=0)
+    lines = []
+    for name, value in facts.items():
+        if isinstance(value, dict) and value:
+            lines.append(f"{indent}{name}")
+            lines += _lines(value, indent + "  ")
+        else:
+            if isinstance(value, list):
+                value = ", ".join(str(item) for item in value)
+            lines.append(f"{indent}{name:<{width}}  {'-' if value in ({}, '') else value}")
+    return lines
+
+
+def info_command(source: str, *, as_json: bool) -> None:
+    """Print the facts of a file or a bundle.
+
+    Raises:
+        NotAmbiFileError: it is neither.
+        CorruptFileError: it is a damaged file.
+        BundleError: it is a bundle that cannot be used.
+    """
+    facts = _facts(source)
+    typer.echo(json.dumps(facts, indent=2) if as_json else "\n".join(_lines(facts)))

@@ -1,0 +1,1 @@
+"""The standalone codec: numpy, numba and pillow only; no torch, no Gymnasium, no Stable-Baselines3."""

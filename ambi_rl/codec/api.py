@@ -1,0 +1,153 @@
+"""Whole files in and out: glues pictures, planes, bundle and container together."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from PIL import Image
+
+from ambi_rl.codec.alpha import decode_alpha, encode_alpha
+from ambi_rl.codec.bundle import Bundle, default_bundle, find_bundle, load_bundle
+from ambi_rl.codec.container import (
+    MAX_PIXELS,
+    Colour,
+    Container,
+    Section,
+    crc_of_planes,
+    read_container,
+    write_container,
+)
+from ambi_rl.codec.frame import EncodedFrame, decode_frame, encode_frame
+from ambi_rl.codec.image_io import Metadata, Raster, image_from_raster, raster_from_image
+from ambi_rl.codec.quality import step_from_quality
+from ambi_rl.codec.strategists import Strategist, by_name, for_effort
+from ambi_rl.errors import CorruptFileError
+
+BundleLike = Bundle | str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """Result of `encode_image`.
+
+    Attributes:
+        data: The file.
+        container: What it says.
+        frame: The coded planes: decisions, cost and reconstruction.
+        source: The picture as it was given to the coder.
+        strategist: Who decided.
+    """
+
+    data: bytes
+    container: Container
+    frame: EncodedFrame
+    source: Raster
+    strategist: Strategist
+
+    def decoded(self) -> Image.Image:
+        """The picture that a decoder will return, from the encoder's own reconstruction."""
+        return image_from_raster(Raster(self.frame.planes, self.source.alpha, self.source.metadata))
+
+
+def resolve_bundle(bundle: BundleLike | None) -> Bundle:
+    """Turn what a caller may give as a bundle (a path, a bundle, None for the default) into one."""
+    if bundle is None:
+        return default_bundle()
+    return bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+
+
+def resolve_strategist(strategist: Strategist | str | None, effort: int) -> Strategist:
+    """The strategist that is named, or the one that `effort` stands for."""
+    if strategist is None:
+        return for_effort(effort)
+    return strategist if isinstance(strategist, Strategist) else by_name(strategist)
+
+
+def encode_image(
+    image: Image.Image,
+    *,
+    quality: float = 75,
+    effort: int = 5,
+    bundle: BundleLike | None = None,
+    strategist: Strategist | str | None = None,
+    strip: bool = False,
+) -> EncodedImage:
+    """Encode a picture; arguments and errors as for `ambi_rl.encode`."""
+    quality = round(quality, 2) if isinstance(quality, float) else quality
+    step = step_from_quality(quality)
+    chosen = resolve_strategist(strategist, effort)
+    codec = resolve_bundle(bundle)
+    raster = raster_from_image(image)
+    metadata = raster.metadata.stripped() if strip else raster.metadata
+    frame = encode_frame(raster.planes, step, codec, chosen)
+    sections = {
+        Section.ICC: metadata.icc,
+        Section.EXIF: metadata.exif,
+        Section.XMP: metadata.xmp,
+        Section.ALPHA: None if raster.alpha is None else encode_alpha(raster.alpha),
+        Section.PICTURE: frame.payload,
+    }
+    planes, height, width = raster.planes.shape
+    container = Container(
+        width=width,
+        height=height,
+        colour=Colour.GRAY if planes == 1 else Colour.YCBCR,
+        step=step,
+        bundle_id=codec.id,
+        planes_crc=crc_of_planes(frame.planes),
+        sections={kind: payload for kind, payload in sections.items() if payload is not None},
+        quality=quality,
+        orientation=metadata.orientation,
+    )
+    return EncodedImage(
+        data=write_container(container),
+        container=container,
+        frame=frame,
+        source=Raster(raster.planes, raster.alpha, metadata),
+        strategist=chosen,
+    )
+
+
+def decode_container(container: Container, bundle: Bundle) -> Raster:
+    """Decode a parsed file with the bundle it was coded with.
+
+    Raises:
+        CorruptFileError: the picture or alpha section is damaged, or the decoded planes are not the
+            encoder's.
+    """
+    alpha = container.sections.get(Section.ALPHA)
+    height, width = container.height, container.width
+    # Alpha first: it is quick, and a damaged one spares the work on the picture.
+    alpha_plane = None if alpha is None else decode_alpha(alpha, height, width)
+    planes = decode_frame(
+        container.sections[Section.PICTURE],
+        height,
+        width,
+        container.num_planes,
+        container.step,
+        bundle,
+    )
+    if crc_of_planes(planes) != container.planes_crc:
+        raise CorruptFileError(
+            "the decoded picture fails its checksum; fetch the file again, and if it still fails "
+            "report it: it should decode the same everywhere"
+        )
+    metadata = Metadata(
+        icc=container.sections.get(Section.ICC),
+        exif=container.sections.get(Section.EXIF),
+        xmp=container.sections.get(Section.XMP),
+        orientation=container.orientation,
+    )
+    return Raster(planes, alpha_plane, metadata)
+
+
+def decode_image(
+    data: bytes, *, bundle: BundleLike | None = None, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
+    """Decode a file; arguments and errors as for `ambi_rl.decode`."""
+    container = read_container(data, max_pixels=max_pixels)
+    explicit = None if bundle is None else resolve_bundle(bundle)
+    return image_from_raster(
+        decode_container(container, find_bundle(container.bundle_id, explicit))
+    )

@@ -1,0 +1,1 @@
+"""Context-mixed binary arithmetic coding in integer arithmetic."""

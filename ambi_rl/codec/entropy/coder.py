@@ -1,0 +1,233 @@
+"""The binary arithmetic coder and the logistic mixing that gives it its probabilities.
+
+One function, `code_bit`, serves every direction: it writes a bit, reads one, counts its cost while the
+model learns, or only estimates its cost. The syntax above it is therefore written once.
+
+Everything is integer. A counter is an int32: probability of a one in 20 bits, then the number of
+observations in 10 bits. Logits ("stretched" probabilities) have 8 fractional bits, mixer weights 16.
+After Mahoney, "Adaptive weighing of context models for lossless data compression" (2005).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ambi_rl.codec.jit import kernel
+
+ENCODE, DECODE, COUNT, ESTIMATE = 0, 1, 2, 3
+
+# Fields of the coder's registers (int64).
+LOW, HIGH, VALUE, POSITION, LENGTH, MODE, BITS, FAULT = range(8)
+NUM_REGISTERS = 8
+
+REGISTER_BITS = 48
+_ALL = (1 << REGISTER_BITS) - 1
+_TOP = REGISTER_BITS - 8
+_OVERRUN = 8
+"""Bytes past the end that a decoder may legitimately read: the width of its registers, and two."""
+
+MAX_INPUTS = 10
+_LEARNING_RATE = 5
+_LEARNING_SHIFT = 20
+_WEIGHT_MAX = 1 << 22
+
+
+class Model(NamedTuple):
+    """What `code_bit` needs: learned state, constant tables, scratch and registers.
+
+    Attributes:
+        probs: int32 [C], counters.
+        weights: int32 [S·MAX_INPUTS], mixer weights, 16 fractional bits.
+        stretch: int32 [4096].
+        squash: int32 [4096].
+        cost: int32 [4096], in 1/65536 bit.
+        adaptation: int32 [1024].
+        limits: int32 [2], the counters' observation limit.
+        index: int64 [MAX_INPUTS], the counters of the bit at hand.
+        logits: int64 [MAX_INPUTS + 2], their stretched probabilities, a bias, and the mixers' outputs.
+        registers: int64 [NUM_REGISTERS].
+        stream: uint8 [N], written or read.
+    """
+
+    probs: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.int32]
+    stretch: npt.NDArray[np.int32]
+    squash: npt.NDArray[np.int32]
+    cost: npt.NDArray[np.int32]
+    adaptation: npt.NDArray[np.int32]
+    limits: npt.NDArray[np.int32]
+    index: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.int64]
+    registers: npt.NDArray[np.int64]
+    stream: npt.NDArray[np.uint8]
+
+
+@kernel
+def start_encoding(registers: npt.NDArray[np.int64]) -> None:
+    """Reset the registers for writing."""
+    registers[:] = 0
+    registers[HIGH] = _ALL
+    registers[MODE] = ENCODE
+
+
+@kernel
+def start_decoding(registers: npt.NDArray[np.int64], stream: npt.NDArray[np.uint8]) -> None:
+    """Reset the registers and load the first bytes of `stream`; past the end it reads as zeros."""
+    registers[:] = 0
+    registers[HIGH] = _ALL
+    registers[MODE] = DECODE
+    registers[LENGTH] = stream.shape[0]
+    value = 0
+    for i in range(REGISTER_BITS // 8):
+        value = value << 8
+        if i < stream.shape[0]:
+            value |= int(stream[i])
+    registers[VALUE] = value
+    registers[POSITION] = REGISTER_BITS // 8
+
+
+@kernel
+def finish_encoding(registers: npt.NDArray[np.int64], stream: npt.NDArray[np.uint8]) -> int:
+    """Write the fewest bytes that identify the final interval; return the stream's length in bytes."""
+    low, high = int(registers[LOW]), int(registers[HIGH])
+    position = int(registers[POSITION])
+    kept = 0
+    while kept < REGISTER_BITS:
+        # Round up to a multiple of 2**(48 - kept): zeros follow it in the decoder.
+        unit = 1 << (REGISTER_BITS - kept)
+        value = (low + unit - 1) // unit * unit
+        if value <= high:
+            break
+        kept += 8
+    unit = 1 << (REGISTER_BITS - kept)
+    value = (low + unit - 1) // unit * unit
+    for i in range(kept // 8):
+        stream[position] = (value >> (_TOP - 8 * i)) & 255
+        position += 1
+    registers[POSITION] = position
+    return position
+
+
+@kernel
+def _narrow(
+    registers: npt.NDArray[np.int64], stream: npt.NDArray[np.uint8], bit: int, chance: int
+) -> int:
+    """Write or read one bit whose probability of being one is `chance`/65536; return it."""
+    low, high = int(registers[LOW]), int(registers[HIGH])
+    middle = low + ((high - low) >> 16) * chance
+    decoding = registers[MODE] == DECODE
+    if decoding:
+        bit = 1 if registers[VALUE] <= middle else 0
+    if bit:
+        high = middle
+    else:
+        low = middle + 1
+    while (low ^ high) >> _TOP == 0:
+        position = int(registers[POSITION])
+        if decoding:
+            byte = 0
+            if position < registers[LENGTH]:
+                byte = int(stream[position])
+            elif position > registers[LENGTH] + _OVERRUN:
+                registers[FAULT] = 1
+            registers[VALUE] = ((int(registers[VALUE]) << 8) & _ALL) | byte
+        elif position < stream.shape[0]:
+            stream[position] = high >> _TOP
+        else:
+            registers[FAULT] = 1
+        registers[POSITION] = position + 1
+        low = (low << 8) & _ALL
+        high = ((high << 8) & _ALL) | 255
+    registers[LOW] = low
+    registers[HIGH] = high
+    return bit
+
+
+@kernel
+def predict_bit(m: Model, count: int, set0: int, set1: int) -> int:
+    """Probability, in 1/65536, that the next bit is one, from the `count` counters in `m.index`.
+
+    Two mixers, each with the weights that its own context selects, are averaged as logits.
+    """
+    dot0 = 0
+    dot1 = 0
+    row0 = set0 * MAX_INPUTS
+    row1 = set1 * MAX_INPUTS
+    for i in range(count):
+        logit = int(m.stretch[int(m.probs[m.index[i]]) >> 18])
+        m.logits[i] = logit
+        dot0 += logit * int(m.weights[row0 + i])
+        dot1 += logit * int(m.weights[row1 + i])
+    m.logits[count] = 256
+    dot0 += 256 * int(m.weights[row0 + count])
+    dot1 += 256 * int(m.weights[row1 + count])
+    m.logits[MAX_INPUTS] = dot0
+    m.logits[MAX_INPUTS + 1] = dot1
+    final = ((dot0 + dot1) >> 17) + 2048
+    return int(m.squash[min(max(final, 0), 4095)])
+
+
+@kernel
+def bit_cost(m: Model, chance: int, bit: int) -> int:
+    """Cost in 1/65536 bit of a bit whose probability of being one is `chance`/65536."""
+    return int(m.cost[chance >> 4]) if bit else int(m.cost[(65536 - chance) >> 4])
+
+
+@kernel
+def _learn(m: Model, bit: int, count: int, set0: int, set1: int) -> None:
+    """Move the mixers' weights and the counters used for the last prediction towards `bit`."""
+    p0 = int(m.squash[min(max((int(m.logits[MAX_INPUTS]) >> 16) + 2048, 0), 4095)])
+    p1 = int(m.squash[min(max((int(m.logits[MAX_INPUTS + 1]) >> 16) + 2048, 0), 4095)])
+    error0 = ((bit << 16) - p0) * _LEARNING_RATE
+    error1 = ((bit << 16) - p1) * _LEARNING_RATE
+    row0 = set0 * MAX_INPUTS
+    row1 = set1 * MAX_INPUTS
+    half = 1 << (_LEARNING_SHIFT - 1)
+    for i in range(count + 1):
+        logit = int(m.logits[i])
+        w0 = int(m.weights[row0 + i]) + ((logit * error0 + half) >> _LEARNING_SHIFT)
+        w1 = int(m.weights[row1 + i]) + ((logit * error1 + half) >> _LEARNING_SHIFT)
+        m.weights[row0 + i] = min(max(w0, -_WEIGHT_MAX), _WEIGHT_MAX)
+        m.weights[row1 + i] = min(max(w1, -_WEIGHT_MAX), _WEIGHT_MAX)
+    limit = int(m.limits[0])
+    for i in range(count):
+        where = m.index[i]
+        state = int(m.probs[where])
+        seen = state & 1023
+        chance = state >> 10
+        chance += (((bit << 20) - chance) * int(m.adaptation[seen])) >> 16
+        chance = min(max(chance, 64), (1 << 20) - 64)
+        m.probs[where] = (chance << 10) | min(seen + 1, limit)
+
+
+@kernel
+def code_bit(m: Model, bit: int, count: int, set0: int, set1: int) -> int:
+    """Code one binary decision with the `count` counters in `m.index`; return the bit.
+
+    Args:
+        m: The model and coder.
+        bit: The bit to write or to cost; ignored when decoding.
+        count: Number of counters, at most MAX_INPUTS − 1 (a bias is the last input).
+        set0: Row of mixer weights chosen by the first selecting context.
+        set1: Row chosen by the second.
+    """
+    chance = predict_bit(m, count, set0, set1)
+    mode = m.registers[MODE]
+    if mode <= DECODE:
+        bit = _narrow(m.registers, m.stream, bit, chance)
+    m.registers[BITS] += bit_cost(m, chance, bit)
+    if mode != ESTIMATE:
+        _learn(m, bit, count, set0, set1)
+    return bit
+
+
+@kernel
+def code_raw(m: Model, bit: int) -> int:
+    """Code one bit of even odds (signs, and the low bits of rare large levels); return it."""
+    if m.registers[MODE] <= DECODE:
+        bit = _narrow(m.registers, m.stream, bit, 32768)
+    m.registers[BITS] += 65536
+    return bit

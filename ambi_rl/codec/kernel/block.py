@@ -1,0 +1,390 @@
+"""Coding of a node: the one block kernel that encoder, decoder and environment call."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ambi_rl.codec import tables
+from ambi_rl.codec.entropy.coder import BITS, DECODE, FAULT, MODE, Model, code_bit
+from ambi_rl.codec.jit import kernel
+from ambi_rl.codec.kernel.predict import gather_reference, predict, predict_from_luma, satd
+from ambi_rl.codec.kernel.quantize import clear_levels, quantize
+from ambi_rl.codec.kernel.state import (
+    CHROMA,
+    CURSOR,
+    DISTORTION_WEIGHTS,
+    ENERGY,
+    HEIGHT,
+    LEAVES,
+    NODE_LOG2,
+    NODE_X,
+    NODE_Y,
+    NUM_MAPS,
+    OFFSET,
+    PLANES,
+    SIZE,
+    STACKED,
+    STEP,
+    STRATEGY,
+    WIDTH,
+    Constants,
+    Picture,
+    Scratch,
+    model_of,
+)
+from ambi_rl.codec.kernel.syntax import (
+    code_chroma,
+    code_last,
+    code_levels,
+    code_offset,
+    code_split,
+    code_strategy,
+    coded_contexts,
+    energy_class,
+    neighbour_energy,
+    size_index,
+    step_class,
+)
+from ambi_rl.codec.kernel.transform import COEFFICIENT_MAX, forward, inverse
+
+SPLIT = 0
+"""The decision "split"; decision k ≥ 1 is a leaf with strategy k − 1."""
+
+AUTO_CHROMA = -1
+"""Let the kernel choose the chroma strategy."""
+
+SAME, FROM_LUMA, CHROMA_PLANAR, CHROMA_DC = range(4)
+"""Chroma strategies: luma's predictor, chroma-from-luma, planar, DC."""
+
+_SIDE = tables.SUPERBLOCK
+_OFFSET_HALF = tables.OFFSET_SCALE // 2
+
+
+@kernel
+def lambda_of(p: Picture, c: Constants) -> float:
+    """λ of the picture: squared 8-bit code values (mean of R, G, B, summed over pixels) for one bit."""
+    delta = p.control[STEP] / 64
+    return c.lambda_scale * delta * delta
+
+
+@kernel
+def block_step(p: Picture, c: Constants, plane: int, offset: int) -> int:
+    """Quantizer step of a block's plane in 1/64 code value, at least 1."""
+    step = (int(p.control[STEP]) * int(c.multipliers[offset]) + _OFFSET_HALF) // tables.OFFSET_SCALE
+    if plane > 0:
+        step = (step * int(c.chroma_scale[plane - 1]) + 32) // 64
+    return max(step, 1)
+
+
+@kernel
+def direction_group(code: int) -> int:
+    """Coarse direction of a prediction, for contexts: smooth 0, near horizontal 1, … near vertical 5."""
+    if code <= tables.DC:
+        return 0
+    return min(1 + (code - tables.FIRST_ANGLE) // 7, 5)
+
+
+@kernel
+def basis_index(plane: int, size: int) -> int:
+    """Which transform a block uses: DST-VII for 4x4 luma, DCT-II otherwise."""
+    return tables.DST4 if plane == 0 and size == 4 else size_index(size)
+
+
+@kernel
+def take_residual(p: Picture, s: Scratch, plane: int, y: int, x: int, size: int) -> None:
+    """residual = source − prediction."""
+    for i in range(size):
+        for j in range(size):
+            s.residual[i, j] = int(p.source[plane, y + i, x + j]) - s.prediction[i, j]
+
+
+@kernel
+def _dequantize(s: Scratch, plane: int, size: int, step: int) -> tuple[int, int]:
+    """coefficients = levels · step, clamped; return the rows and columns that are not all zero."""
+    rows = 0
+    cols = 0
+    for i in range(size):
+        for j in range(size):
+            level = int(s.levels[plane, i, j])
+            s.coefficients[i, j] = min(max(level * step, -COEFFICIENT_MAX), COEFFICIENT_MAX)
+            if level != 0:
+                rows = i + 1
+                cols = max(cols, j + 1)
+    return rows, cols
+
+
+@kernel
+def _reconstruct(
+    p: Picture, s: Scratch, c: Constants, plane: int, y: int, x: int, size: int, step: int, coded: bool
+) -> None:
+    """decoded = prediction + inverse transform of the levels."""
+    if coded:
+        rows, cols = _dequantize(s, plane, size, step)
+        inverse(c.transforms[basis_index(plane, size)], s.coefficients, s.half, s.residual, size, rows, cols)
+    for i in range(size):
+        for j in range(size):
+            value = int(s.prediction[i, j])
+            if coded:
+                value += int(s.residual[i, j])
+            p.decoded[plane, y + i, x + j] = min(max(value, 0), tables.PIXEL_MAX)
+
+
+@kernel
+def squared_error(p: Picture, plane: int, y: int, x: int, size: int) -> float:
+    """Squared error of a block's plane, in 8-bit code values, weighted as in RGB."""
+    total = 0
+    for i in range(size):
+        for j in range(size):
+            miss = int(p.source[plane, y + i, x + j]) - int(p.decoded[plane, y + i, x + j])
+            total += miss * miss
+    return total * DISTORTION_WEIGHTS[plane] / (tables.PIXEL_SCALE * tables.PIXEL_SCALE)
+
+
+@kernel
+def _code_plane(
+    p: Picture,
+    s: Scratch,
+    c: Constants,
+    m: Model,
+    plane: int,
+    y: int,
+    x: int,
+    size: int,
+    group: int,
+    offset: int,
+    others: int,
+) -> bool:
+    """Code the residual of one plane whose prediction is in `s.prediction`; return whether it has levels."""
+    decoding = p.registers[MODE] == DECODE
+    step = block_step(p, c, plane, offset)
+    energy = neighbour_energy(p, plane, y, x, size)
+    context = step_class(p)
+    last = -1
+    if decoding:
+        clear_levels(s, plane, size)
+    else:
+        take_residual(p, s, plane, y, x, size)
+        forward(c.transforms[basis_index(plane, size)], s.residual, s.half, s.coefficients, size)
+        lagrangian = lambda_of(p, c) * 4096 / DISTORTION_WEIGHTS[plane]
+        last, _, _ = quantize(s, c, m, plane, size, step, lagrangian, energy, group, context)
+    mixer = coded_contexts(m, p, plane, size, energy, others)
+    coded = code_bit(m, 1 if last >= 0 else 0, 3, mixer, mixer) == 1
+    total = 0
+    if coded:
+        last = code_last(m, plane, size, energy, group, context, max(last, 0))
+        total = code_levels(
+            m, c.scans[size_index(size)], s.levels, plane, size, energy, group, context, last
+        )
+    kind = energy_class(total, size)
+    for i in range(size >> 2):
+        for j in range(size >> 2):
+            p.maps[ENERGY + plane, (y >> 2) + i, (x >> 2) + j] = kind
+    _reconstruct(p, s, c, plane, y, x, size, step, coded)
+    return coded
+
+
+@kernel
+def predict_chroma(
+    p: Picture, s: Scratch, plane: int, y: int, x: int, size: int, code: int, chroma: int, stride: int
+) -> None:
+    """Predict a chroma plane; luma of the block must be decoded, `gather_reference` called."""
+    if chroma == FROM_LUMA:
+        predict_from_luma(p, s, plane, y, x, size, stride)
+    elif chroma == CHROMA_PLANAR:
+        predict(s, plane, size, tables.PLANAR, stride)
+    elif chroma == CHROMA_DC:
+        predict(s, plane, size, tables.DC, stride)
+    else:
+        predict(s, plane, size, code, stride)
+
+
+@kernel
+def _choose_chroma(
+    p: Picture, s: Scratch, c: Constants, m: Model, y: int, x: int, log2: int, strategy: int
+) -> int:
+    """The chroma strategy of least SATD + √λ·bits."""
+    size = 1 << log2
+    stride = max(size >> 3, 1)
+    code = int(c.strategies[strategy])
+    best = SAME
+    best_cost = 1e300
+    mode = p.registers[MODE]
+    bits_before = p.registers[BITS]
+    weight = np.sqrt(lambda_of(p, c))
+    p.registers[MODE] = 3
+    for chroma in range(4):
+        p.registers[BITS] = 0
+        code_chroma(p, m, c.strategies, y, x, log2, strategy, chroma)
+        cost = weight * p.registers[BITS] / 65536
+        for plane in range(1, 3):
+            predict_chroma(p, s, plane, y, x, size, code, chroma, stride)
+            cost += satd(p, s, plane, y, x, size, stride)
+        if cost < best_cost:
+            best_cost = cost
+            best = chroma
+    p.registers[MODE] = mode
+    p.registers[BITS] = bits_before
+    return best
+
+
+@kernel
+def code_leaf(
+    p: Picture,
+    s: Scratch,
+    c: Constants,
+    m: Model,
+    y: int,
+    x: int,
+    log2: int,
+    strategy: int,
+    offset: int,
+    chroma: int,
+) -> float:
+    """Code a block: decisions, then the levels of each plane; reconstruct it and note it in the maps.
+
+    When decoding, `strategy`, `offset` and `chroma` are ignored and read instead.
+
+    Returns:
+        The squared error (see `squared_error`), 0 when decoding.
+    """
+    size = 1 << log2
+    decoding = p.registers[MODE] == DECODE
+    strategy = code_strategy(p, m, c.strategies, y, x, log2, strategy)
+    offset = code_offset(p, m, c.multipliers.shape[0], y, x, log2, offset)
+    code = int(c.strategies[strategy])
+    group = direction_group(code)
+    gather_reference(p, s, y, x, size)
+    predict(s, 0, size, code, 1)
+    others = 1 if _code_plane(p, s, c, m, 0, y, x, size, group, offset, 0) else 0
+    error = 0.0 if decoding else squared_error(p, 0, y, x, size)
+    if p.control[PLANES] == 3:
+        if not decoding and chroma == AUTO_CHROMA:
+            chroma = _choose_chroma(p, s, c, m, y, x, log2, strategy)
+        chroma = code_chroma(p, m, c.strategies, y, x, log2, strategy, chroma)
+        chroma_group = group if chroma == SAME else 0
+        for plane in range(1, 3):
+            predict_chroma(p, s, plane, y, x, size, code, chroma, 1)
+            if _code_plane(p, s, c, m, plane, y, x, size, chroma_group, offset, others) and plane == 1:
+                others |= 2
+            if not decoding:
+                error += squared_error(p, plane, y, x, size)
+    for i in range(size >> 2):
+        for j in range(size >> 2):
+            p.maps[STRATEGY, (y >> 2) + i, (x >> 2) + j] = strategy + 1
+            p.maps[SIZE, (y >> 2) + i, (x >> 2) + j] = log2 - tables.MIN_BLOCK_LOG2 + 1
+            p.maps[OFFSET, (y >> 2) + i, (x >> 2) + j] = offset + 1
+            p.maps[CHROMA, (y >> 2) + i, (x >> 2) + j] = max(chroma, 0) + 1
+    return error
+
+
+@kernel
+def _push(p: Picture, y: int, x: int, log2: int) -> None:
+    """Put the four quarters of a node on the stack, so that they come off in coding order."""
+    half = 1 << (log2 - 1)
+    for quarter in range(3, -1, -1):
+        top = p.control[STACKED]
+        p.stack[top, 0] = y + half * (quarter // 2)
+        p.stack[top, 1] = x + half * (quarter % 2)
+        p.stack[top, 2] = log2 - 1
+        p.control[STACKED] = top + 1
+
+
+@kernel
+def must_split(p: Picture, y: int, x: int, log2: int) -> bool:
+    """Whether a node crosses the picture's border (then it is split without a flag)."""
+    size = 1 << log2
+    return y + size > p.control[HEIGHT] or x + size > p.control[WIDTH]
+
+
+@kernel
+def advance(p: Picture) -> bool:
+    """Move to the next node that needs a decision; False at the end of the picture."""
+    height, width = int(p.control[HEIGHT]), int(p.control[WIDTH])
+    across = (width + _SIDE - 1) // _SIDE
+    down = (height + _SIDE - 1) // _SIDE
+    while True:
+        if p.control[STACKED] == 0:
+            cursor = int(p.control[CURSOR])
+            if cursor >= across * down:
+                p.control[NODE_LOG2] = 0
+                return False
+            p.control[CURSOR] = cursor + 1
+            y = cursor // across * _SIDE
+            x = cursor % across * _SIDE
+            log2 = tables.SUPERBLOCK_LOG2
+        else:
+            top = int(p.control[STACKED]) - 1
+            p.control[STACKED] = top
+            y, x, log2 = int(p.stack[top, 0]), int(p.stack[top, 1]), int(p.stack[top, 2])
+        if y >= height or x >= width:
+            continue
+        if must_split(p, y, x, log2):
+            _push(p, y, x, log2)
+            continue
+        p.control[NODE_Y] = y
+        p.control[NODE_X] = x
+        p.control[NODE_LOG2] = log2
+        return True
+
+
+@kernel
+def begin(p: Picture, planes: int, height: int, width: int, step: int) -> None:
+    """Set a picture to its first node; the caller has set the entropy state and the coder."""
+    p.control[:] = 0
+    p.control[HEIGHT] = height
+    p.control[WIDTH] = width
+    p.control[PLANES] = planes
+    p.control[STEP] = step
+    p.maps[:] = 0
+    advance(p)
+
+
+@kernel
+def code_node(p: Picture, s: Scratch, c: Constants, decision: int, offset: int, chroma: int) -> float:
+    """Code the current node with a decision (ignored when decoding) and advance to the next.
+
+    Args:
+        p: The picture.
+        s: Scratch.
+        c: Constants.
+        decision: SPLIT, or strategy + 1.
+        offset: Index of the quantization offset.
+        chroma: Chroma strategy, or AUTO_CHROMA.
+
+    Returns:
+        The squared error of the leaf, 0 for a split and when decoding.
+    """
+    m = model_of(p, s, c)
+    y, x, log2 = int(p.control[NODE_Y]), int(p.control[NODE_X]), int(p.control[NODE_LOG2])
+    split = 0
+    if log2 > tables.MIN_BLOCK_LOG2:
+        split = code_split(p, m, y, x, log2, 1 if decision == SPLIT else 0)
+    error = 0.0
+    if split:
+        _push(p, y, x, log2)
+    else:
+        error = code_leaf(p, s, c, m, y, x, log2, max(decision - 1, 0), offset, chroma)
+        p.control[LEAVES] += 1
+    advance(p)
+    return error
+
+
+@kernel
+def clear_maps(p: Picture, y: int, x: int, size: int) -> None:
+    """Forget the decisions in a square that is about to be coded anew."""
+    bottom = min((y + size) >> 2, p.maps.shape[1])
+    right = min((x + size) >> 2, p.maps.shape[2])
+    for channel in range(NUM_MAPS):
+        for i in range(y >> 2, bottom):
+            for j in range(x >> 2, right):
+                p.maps[channel, i, j] = 0
+
+
+@kernel
+def decode_picture(p: Picture, s: Scratch, c: Constants) -> bool:
+    """Decode every node; False if the stream said something impossible or ended early."""
+    while p.control[NODE_LOG2] > 0:
+        code_node(p, s, c, 0, 0, 0)
+        if p.registers[FAULT] != 0:
+            return False
+    return True

@@ -1,0 +1,283 @@
+"""Prediction of a block from the decoded samples around it, in integer arithmetic.
+
+Angular prediction follows HEVC (ITU-T H.265, 8.4.4.2.6) with the four-tap interpolation and the
+position-dependent borders of VVC (ITU-T H.266, 8.4.5.2); chroma-from-luma fits a line on the border.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ambi_rl.codec import tables
+from ambi_rl.codec.jit import kernel
+from ambi_rl.codec.kernel.state import STRATEGY, Picture, Scratch
+
+TOP, LEFT = 0, 1
+ORIGIN = 4
+"""Index of the corner sample in a reference line; sample i of the side is at ORIGIN + 1 + i."""
+
+_BASE = tables.SUPERBLOCK
+ANGLES = tables.ANGLES
+INTERPOLATION = tables.INTERPOLATION
+
+
+@kernel
+def _available(p: Picture, y: int, x: int, rows: int, cols: int, limit: int) -> int:
+    """Number of contiguous decoded 4-sample units from (y, x) on, downwards or rightwards."""
+    height, width = p.maps.shape[1], p.maps.shape[2]
+    count = 0
+    while count < limit and y < height and x < width and p.maps[STRATEGY, y, x] != 0:
+        count += 1
+        y += rows
+        x += cols
+    return count
+
+
+@kernel
+def gather_reference(p: Picture, s: Scratch, y: int, x: int, size: int) -> None:
+    """Fill `s.reference` of every plane with the border of the block at (y, x).
+
+    Samples not decoded yet repeat the last one that is; without any, all are mid-gray.
+    """
+    uy, ux, units = y >> 2, x >> 2, size >> 1
+    lefts = _available(p, uy, ux - 1, 1, 0, units) * 4 if x > 0 else 0
+    tops = _available(p, uy - 1, ux, 0, 1, units) * 4 if y > 0 else 0
+    end = 2 * size + 3
+    for plane in range(p.decoded.shape[0]):
+        pixels = p.decoded[plane]
+        top = s.reference[plane, TOP]
+        left = s.reference[plane, LEFT]
+        corner = tables.PIXEL_MID
+        if tops > 0 and lefts > 0:
+            corner = int(pixels[y - 1, x - 1])
+        elif tops > 0:
+            corner = int(pixels[y - 1, x])
+        elif lefts > 0:
+            corner = int(pixels[y, x - 1])
+        last = corner
+        for i in range(end):
+            if i < tops:
+                last = int(pixels[y - 1, x + i])
+            top[ORIGIN + 1 + i] = last
+        last = corner
+        for i in range(end):
+            if i < lefts:
+                last = int(pixels[y + i, x - 1])
+            left[ORIGIN + 1 + i] = last
+        top[ORIGIN] = corner
+        left[ORIGIN] = corner
+
+
+@kernel
+def _predict_planar(
+    out: npt.NDArray[np.int32], top: npt.NDArray[np.int32], left: npt.NDArray[np.int32], size: int, stride: int
+) -> None:
+    count = size // stride
+    shift = 3
+    while (1 << (shift - 1)) < size:
+        shift += 1
+    # Two blends of `size` weights each are added: divide by 2·size.
+    right = int(top[ORIGIN + 1 + size])
+    below = int(left[ORIGIN + 1 + size])
+    for i in range(count):
+        r = i * stride + stride // 2
+        for j in range(count):
+            q = j * stride + stride // 2
+            across = (size - 1 - q) * int(left[ORIGIN + 1 + r]) + (q + 1) * right
+            down = (size - 1 - r) * int(top[ORIGIN + 1 + q]) + (r + 1) * below
+            out[i, j] = (across + down + size) >> shift
+
+
+@kernel
+def _predict_dc(
+    out: npt.NDArray[np.int32], top: npt.NDArray[np.int32], left: npt.NDArray[np.int32], size: int, stride: int
+) -> None:
+    total = size
+    for i in range(size):
+        total += int(top[ORIGIN + 1 + i]) + int(left[ORIGIN + 1 + i])
+    value = total // (2 * size)
+    count = size // stride
+    for i in range(count):
+        for j in range(count):
+            out[i, j] = value
+
+
+@kernel
+def _blend_border(
+    out: npt.NDArray[np.int32],
+    top: npt.NDArray[np.int32],
+    left: npt.NDArray[np.int32],
+    size: int,
+    stride: int,
+    code: int,
+) -> None:
+    """Pull planar, DC, horizontal and vertical predictions towards the near border (PDPC of VVC)."""
+    scale = 0 if size < 8 else (1 if size < 32 else 2)
+    reach = 3 << scale
+    corner = int(top[ORIGIN])
+    count = size // stride
+    for i in range(count):
+        r = i * stride + stride // 2
+        weight_top = 0 if r >= reach else 32 >> ((r << 1) >> scale)
+        for j in range(count):
+            q = j * stride + stride // 2
+            weight_left = 0 if q >= reach else 32 >> ((q << 1) >> scale)
+            value = int(out[i, j])
+            if code == tables.VERTICAL:
+                value += ((int(left[ORIGIN + 1 + r]) - corner) * weight_left + 32) >> 6
+            elif code == tables.HORIZONTAL:
+                value += ((int(top[ORIGIN + 1 + q]) - corner) * weight_top + 32) >> 6
+            else:
+                near = int(left[ORIGIN + 1 + r]) * weight_left + int(top[ORIGIN + 1 + q]) * weight_top
+                value = (near + (64 - weight_left - weight_top) * value + 32) >> 6
+            out[i, j] = min(max(value, 0), tables.PIXEL_MAX)
+
+
+@kernel
+def _predict_angular(
+    out: npt.NDArray[np.int32],
+    line: npt.NDArray[np.int32],
+    top: npt.NDArray[np.int32],
+    left: npt.NDArray[np.int32],
+    size: int,
+    stride: int,
+    code: int,
+) -> None:
+    vertical = code >= tables.DIAGONAL
+    main = top if vertical else left
+    side = left if vertical else top
+    angle = int(ANGLES[code])
+    for i in range(2 * size + 4):
+        line[_BASE + i] = main[ORIGIN + i]
+    if angle < 0:
+        inverse = (8192 - angle // 2) // -angle
+        for k in range((size * angle) >> 5, 0):
+            # Project the other side onto the main line; at most `size` samples away.
+            line[_BASE + k] = side[ORIGIN + min((-k * inverse + 128) >> 8, size)]
+    distance = min(abs(code - tables.HORIZONTAL), abs(code - tables.VERTICAL))
+    smooth = 1 if (size >= 16 and distance > 0) or (size == 8 and distance >= 8) else 0
+    count = size // stride
+    for i in range(count):
+        position = (i * stride + stride // 2 + 1) * angle
+        start = _BASE + (position >> 5) + stride // 2
+        phase = position & 31
+        t0 = INTERPOLATION[smooth, phase, 0]
+        t1 = INTERPOLATION[smooth, phase, 1]
+        t2 = INTERPOLATION[smooth, phase, 2]
+        t3 = INTERPOLATION[smooth, phase, 3]
+        for j in range(count):
+            k = start + j * stride
+            value = t0 * line[k] + t1 * line[k + 1] + t2 * line[k + 2] + t3 * line[k + 3]
+            value = min(max((value + 32) >> 6, 0), tables.PIXEL_MAX)
+            if vertical:
+                out[i, j] = value
+            else:
+                out[j, i] = value
+
+
+@kernel
+def predict(s: Scratch, plane: int, size: int, code: int, stride: int) -> None:
+    """Write the prediction with predictor `code` into `s.prediction`.
+
+    Args:
+        s: Scratch; `gather_reference` must have been called for this block.
+        plane: Plane whose border is used.
+        size: Side of the block.
+        code: Predictor code (see `tables.PREDICTOR_NAMES`).
+        stride: 1 predicts every sample; k predicts a lattice of every k-th one, for cheap estimates.
+    """
+    top = s.reference[plane, TOP]
+    left = s.reference[plane, LEFT]
+    if code == tables.PLANAR:
+        _predict_planar(s.prediction, top, left, size, stride)
+    elif code == tables.DC:
+        _predict_dc(s.prediction, top, left, size, stride)
+    else:
+        _predict_angular(s.prediction, s.line, top, left, size, stride, code)
+    if code <= tables.DC or code == tables.HORIZONTAL or code == tables.VERTICAL:
+        _blend_border(s.prediction, top, left, size, stride, code)
+
+
+@kernel
+def predict_from_luma(
+    p: Picture, s: Scratch, plane: int, y: int, x: int, size: int, stride: int
+) -> None:
+    """Predict chroma as a line of decoded luma, fitted by least squares on the border; 8-bit slope."""
+    sum_l = 0
+    sum_c = 0
+    sum_ll = 0
+    sum_lc = 0
+    for side in range(2):
+        luma = s.reference[0, side]
+        chroma = s.reference[plane, side]
+        for i in range(ORIGIN + 1, ORIGIN + 1 + size):
+            a = int(luma[i])
+            b = int(chroma[i])
+            sum_l += a
+            sum_c += b
+            sum_ll += a * a
+            sum_lc += a * b
+    count = 2 * size
+    numerator = count * sum_lc - sum_l * sum_c
+    # A flat border says nothing of the slope: the constant keeps it near zero there.
+    denominator = count * sum_ll - sum_l * sum_l + 64 * count * count
+    slope = min(max((numerator * 256) // denominator, -1024), 1023)
+    mean_l = sum_l // count
+    mean_c = sum_c // count
+    for i in range(size // stride):
+        row = y + i * stride + stride // 2
+        for j in range(size // stride):
+            luma_here = int(p.decoded[0, row, x + j * stride + stride // 2])
+            value = mean_c + ((slope * (luma_here - mean_l) + 128) >> 8)
+            s.prediction[i, j] = min(max(value, 0), tables.PIXEL_MAX)
+
+
+@kernel
+def _hadamard(block: npt.NDArray[np.int32], size: int) -> int:
+    """Sum of absolute Walsh-Hadamard coefficients of the top-left size×size of `block` (4 or 8)."""
+    half = 1
+    while half < size:
+        for i in range(0, size, 2 * half):
+            for k in range(i, i + half):
+                for j in range(size):
+                    a = block[k, j]
+                    b = block[k + half, j]
+                    block[k, j] = a + b
+                    block[k + half, j] = a - b
+        half *= 2
+    half = 1
+    total = 0
+    for i in range(size):
+        half = 1
+        while half < size:
+            for j in range(0, size, 2 * half):
+                for k in range(j, j + half):
+                    a = block[i, k]
+                    b = block[i, k + half]
+                    block[i, k] = a + b
+                    block[i, k + half] = a - b
+            half *= 2
+        for j in range(size):
+            total += abs(int(block[i, j]))
+    return total
+
+
+@kernel
+def satd(p: Picture, s: Scratch, plane: int, y: int, x: int, size: int, stride: int) -> float:
+    """Sum of absolute transformed differences between source and `s.prediction`, for `size`² samples.
+
+    Uses `s.half` as scratch. Normalised to orthonormal transforms of 8-bit code values.
+    """
+    count = size // stride
+    tile = min(count, 8)
+    total = 0
+    for ty in range(0, count, tile):
+        for tx in range(0, count, tile):
+            for i in range(tile):
+                row = y + (ty + i) * stride + stride // 2
+                for j in range(tile):
+                    col = x + (tx + j) * stride + stride // 2
+                    s.half[i, j] = int(p.source[plane, row, col]) - s.prediction[ty + i, tx + j]
+            total += _hadamard(s.half, tile)
+    return total * (stride * stride) / (tile * tables.PIXEL_SCALE)

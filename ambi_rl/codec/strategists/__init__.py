@@ -1,0 +1,107 @@
+"""Who takes the encoder's decisions: the strategists, and the effort ladder that maps to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ambi_rl.codec.strategists.search import FIXED, GUIDED, POLICY, SEARCH, Plan
+from ambi_rl.errors import UsageError
+
+Name = Literal["fixed", "search", "policy", "guided"]
+
+_KINDS: dict[str, int] = {"fixed": FIXED, "search": SEARCH, "policy": POLICY, "guided": GUIDED}
+
+
+@dataclass(frozen=True)
+class Strategist:
+    """How the encoder decides.
+
+    Attributes:
+        name: "fixed" (one block size, one strategy), "search" (recursive exhaustive rate-distortion
+            optimization over partition, strategies and offsets), "policy" (the bundle's policy alone),
+            "guided" (the policy proposes, exact costs decide).
+        candidates: Strategies whose exact cost is computed in each node (search, guided).
+        offset_span: Quantization offsets tried on each side of the neutral one (search, guided).
+        exact_chroma: Try every chroma strategy exactly (search, guided).
+        leaf_below: Probability of a split below which the policy's leaf is final (guided).
+        split_above: Probability of a split above which no leaf is tried (guided).
+        stop_empty: Do not split a block that needs no levels (search, guided).
+        fine: Rank strategies on every sample rather than on a lattice (search).
+        fixed_size: Block size of "fixed".
+    """
+
+    name: Name
+    candidates: int = 1
+    offset_span: int = 0
+    exact_chroma: bool = False
+    leaf_below: float = 0.0
+    split_above: float = 1.0
+    stop_empty: bool = True
+    fine: bool = False
+    fixed_size: int = 8
+
+    @property
+    def needs_policy(self) -> bool:
+        """Whether the bundle must hold a policy."""
+        return self.name in ("policy", "guided")
+
+    def plan(self, fixed_strategy: int) -> Plan:
+        """The compiled code's form of this; `fixed_strategy` is the index of DC in the bundle."""
+        return Plan(
+            kind=_KINDS[self.name],
+            candidates=self.candidates,
+            offset_span=self.offset_span,
+            exact_chroma=self.exact_chroma,
+            leaf_below=self.leaf_below,
+            split_above=self.split_above,
+            stop_empty=self.stop_empty,
+            fine=self.fine,
+            fixed_log2=self.fixed_size.bit_length() - 1,
+            fixed_strategy=fixed_strategy,
+        )
+
+
+EFFORTS: tuple[Strategist, ...] = (
+    Strategist("policy"),
+    Strategist("guided", candidates=1, leaf_below=0.25, split_above=0.75),
+    Strategist("guided", candidates=2, leaf_below=0.12, split_above=0.88),
+    Strategist("guided", candidates=3, leaf_below=0.05, split_above=0.95),
+    Strategist("guided", candidates=5, leaf_below=0.02, split_above=0.98),
+    Strategist("search", candidates=1),
+    Strategist("search", candidates=3),
+    Strategist("search", candidates=5, fine=True),
+    Strategist("search", candidates=8, fine=True, exact_chroma=True),
+    Strategist("search", candidates=16, fine=True, exact_chroma=True, stop_empty=False, offset_span=1),
+)
+"""The effort ladder, 0…9."""
+
+STRATEGISTS: dict[str, Strategist] = {
+    "fixed": Strategist("fixed"),
+    "policy": EFFORTS[0],
+    "guided": EFFORTS[3],
+    "search": EFFORTS[9],
+}
+"""What a strategist's bare name stands for."""
+
+
+def for_effort(effort: int) -> Strategist:
+    """The strategist of an effort.
+
+    Raises:
+        UsageError: The effort is not 0…9.
+    """
+    if not 0 <= effort < len(EFFORTS):
+        raise UsageError(f"effort {effort} is not in 0…{len(EFFORTS) - 1}")
+    return EFFORTS[effort]
+
+
+def by_name(name: str) -> Strategist:
+    """The strategist of a name.
+
+    Raises:
+        UsageError: There is no such strategist.
+    """
+    if name not in STRATEGISTS:
+        raise UsageError(f"there is no strategist {name!r}; choose one of {', '.join(STRATEGISTS)}")
+    return STRATEGISTS[name]

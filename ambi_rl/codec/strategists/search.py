@@ -1,0 +1,359 @@
+"""The strategists' decisions in compiled code: fixed, policy, and recursive search (full or guided)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ambi_rl.codec import tables
+from ambi_rl.codec.entropy.coder import BITS, ESTIMATE, FAULT, MODE, Model
+from ambi_rl.codec.jit import kernel
+from ambi_rl.codec.kernel.block import (
+    AUTO_CHROMA,
+    SPLIT,
+    basis_index,
+    block_step,
+    clear_maps,
+    code_leaf,
+    code_node,
+    direction_group,
+    lambda_of,
+    must_split,
+    take_residual,
+)
+from ambi_rl.codec.kernel.predict import predict
+from ambi_rl.codec.kernel.quantize import quantize
+from ambi_rl.codec.kernel.state import (
+    CHROMA,
+    CURSOR,
+    ENERGY,
+    NODE_LOG2,
+    NODE_X,
+    NODE_Y,
+    NUM_MAPS,
+    OFFSET,
+    PLANES,
+    SIZE,
+    STRATEGY,
+    Constants,
+    Picture,
+    Scratch,
+    model_of,
+)
+from ambi_rl.codec.kernel.syntax import (
+    code_offset,
+    code_split,
+    code_strategy,
+    neighbour_energy,
+    step_class,
+)
+from ambi_rl.codec.kernel.transform import forward
+from ambi_rl.codec.strategists.observation import observe, rank_strategies
+from ambi_rl.codec.strategists.policy_net import Network, evaluate
+
+FIXED, SEARCH, POLICY, GUIDED = range(4)
+
+_SIDE = tables.SUPERBLOCK
+
+
+class Plan(NamedTuple):
+    """How a strategist decides; see `ambi_rl.codec.strategists.Strategist`.
+
+    Attributes:
+        kind: FIXED, SEARCH, POLICY or GUIDED.
+        candidates: Strategies that are tried exactly in each node.
+        offset_span: Offsets tried on each side of the neutral one.
+        exact_chroma: Whether each chroma strategy is tried exactly.
+        leaf_below: GUIDED: probability of a split under which no split is tried.
+        split_above: GUIDED: probability of a split above which no leaf is tried.
+        stop_empty: Whether a block without levels is never split.
+        fine: Whether strategies are ranked on all samples instead of a lattice.
+        fixed_log2: FIXED: log2 of the block size.
+        fixed_strategy: FIXED: the strategy's index.
+    """
+
+    kind: int
+    candidates: int
+    offset_span: int
+    exact_chroma: bool
+    leaf_below: float
+    split_above: float
+    stop_empty: bool
+    fine: bool
+    fixed_log2: int
+    fixed_strategy: int
+
+
+@kernel
+def policy_decision(s: Scratch, strategies: int, offsets: int, log2: int) -> tuple[int, int]:
+    """The valid decision and the offset with the highest logits in `s.scores`."""
+    best = 1 if log2 == tables.MIN_BLOCK_LOG2 else 0
+    for k in range(best + 1, strategies + 1):
+        if s.scores[k] > s.scores[best]:
+            best = k
+    offset = 0
+    for k in range(1, offsets):
+        if s.scores[strategies + 1 + k] > s.scores[strategies + 1 + offset]:
+            offset = k
+    return best, offset
+
+
+@kernel
+def _split_probability(s: Scratch, strategies: int) -> float:
+    """Softmax probability of SPLIT among the decisions in `s.scores`."""
+    high = s.scores[0]
+    for k in range(strategies + 1):
+        high = max(high, s.scores[k])
+    total = 0.0
+    for k in range(strategies + 1):
+        total += np.exp(s.scores[k] - high)
+    return np.exp(s.scores[0] - high) / total
+
+
+@kernel
+def _order_candidates(s: Scratch, count: int, wanted: int) -> None:
+    """Put the `wanted` strategies of least `s.satd` first in `s.order`."""
+    for k in range(count):
+        s.order[k] = k
+    for i in range(wanted):
+        best = i
+        for k in range(i + 1, count):
+            if s.satd[s.order[k]] < s.satd[s.order[best]]:
+                best = k
+        swap = s.order[i]
+        s.order[i] = s.order[best]
+        s.order[best] = swap
+
+
+@kernel
+def _luma_cost(
+    p: Picture,
+    s: Scratch,
+    c: Constants,
+    m: Model,
+    y: int,
+    x: int,
+    log2: int,
+    strategy: int,
+    offset: int,
+    energy: int,
+) -> float:
+    """J of a leaf's decisions and luma levels, from the coefficients; the border is in `s.reference`."""
+    size = 1 << log2
+    code = int(c.strategies[strategy])
+    predict(s, 0, size, code, 1)
+    take_residual(p, s, 0, y, x, size)
+    forward(c.transforms[basis_index(0, size)], s.residual, s.half, s.coefficients, size)
+    lagrangian = lambda_of(p, c)
+    before = p.registers[BITS]
+    code_strategy(p, m, c.strategies, y, x, log2, strategy)
+    code_offset(p, m, c.multipliers.shape[0], y, x, log2, offset)
+    bits = (p.registers[BITS] - before) / 65536
+    step = block_step(p, c, 0, offset)
+    _, distortion, level_bits = quantize(
+        s, c, m, 0, size, step, lagrangian * 4096, energy, direction_group(code), step_class(p)
+    )
+    return distortion / 4096 + lagrangian * (bits + level_bits)
+
+
+@kernel
+def _leaf_cost(
+    p: Picture, s: Scratch, c: Constants, m: Model, y: int, x: int, log2: int, strategy: int, offset: int, chroma: int
+) -> float:
+    """J of a leaf coded without learning; its reconstruction and maps stay behind."""
+    before = p.registers[BITS]
+    error = code_leaf(p, s, c, m, y, x, log2, strategy, offset, chroma)
+    return error + lambda_of(p, c) * (p.registers[BITS] - before) / 65536
+
+
+@kernel
+def _best_leaf(
+    p: Picture, s: Scratch, c: Constants, m: Model, net: Network, plan: Plan, y: int, x: int, log2: int
+) -> float:
+    """Find and code the best leaf for a node (without learning); return its J."""
+    strategies = c.strategies.shape[0]
+    wanted = min(plan.candidates, strategies)
+    if plan.kind == GUIDED:
+        for k in range(strategies):
+            s.satd[k] = -float(s.scores[k + 1])
+    else:
+        rank_strategies(p, s, c, m, y, x, log2, plan.fine)
+    _order_candidates(s, strategies, wanted)
+    energy = neighbour_energy(p, 0, y, x, 1 << log2)
+    best = int(s.order[0])
+    best_offset = int(c.neutral)
+    if wanted > 1 or plan.offset_span > 0:
+        best_cost = 1e300
+        for i in range(wanted):
+            cost = _luma_cost(p, s, c, m, y, x, log2, int(s.order[i]), best_offset, energy)
+            if cost < best_cost:
+                best_cost = cost
+                best = int(s.order[i])
+        first = max(int(c.neutral) - plan.offset_span, 0)
+        last = min(int(c.neutral) + plan.offset_span, c.multipliers.shape[0] - 1)
+        for offset in range(first, last + 1):
+            if offset != c.neutral:
+                cost = _luma_cost(p, s, c, m, y, x, log2, best, offset, energy)
+                if cost < best_cost:
+                    best_cost = cost
+                    best_offset = offset
+    if not plan.exact_chroma or p.control[PLANES] == 1:
+        return _leaf_cost(p, s, c, m, y, x, log2, best, best_offset, AUTO_CHROMA)
+    best_chroma = 0
+    best_cost = 1e300
+    for chroma in range(4):
+        cost = _leaf_cost(p, s, c, m, y, x, log2, best, best_offset, chroma)
+        if cost < best_cost:
+            best_cost = cost
+            best_chroma = chroma
+    if best_chroma < 3:
+        best_cost = _leaf_cost(p, s, c, m, y, x, log2, best, best_offset, best_chroma)
+    return best_cost
+
+
+@kernel
+def _save(p: Picture, s: Scratch, y: int, x: int, log2: int) -> None:
+    slot = log2 - tables.MIN_BLOCK_LOG2
+    size = 1 << log2
+    for plane in range(p.decoded.shape[0]):
+        for i in range(size):
+            for j in range(size):
+                s.saved[slot, plane, i, j] = p.decoded[plane, y + i, x + j]
+    for channel in range(NUM_MAPS):
+        for i in range(size >> 2):
+            for j in range(size >> 2):
+                s.saved_maps[slot, channel, i, j] = p.maps[channel, (y >> 2) + i, (x >> 2) + j]
+
+
+@kernel
+def _restore(p: Picture, s: Scratch, y: int, x: int, log2: int) -> None:
+    slot = log2 - tables.MIN_BLOCK_LOG2
+    size = 1 << log2
+    for plane in range(p.decoded.shape[0]):
+        for i in range(size):
+            for j in range(size):
+                p.decoded[plane, y + i, x + j] = s.saved[slot, plane, i, j]
+    for channel in range(NUM_MAPS):
+        for i in range(size >> 2):
+            for j in range(size >> 2):
+                p.maps[channel, (y >> 2) + i, (x >> 2) + j] = s.saved_maps[slot, channel, i, j]
+
+
+@kernel
+def search_node(
+    p: Picture, s: Scratch, c: Constants, m: Model, net: Network, plan: Plan, y: int, x: int, log2: int
+) -> float:
+    """Best decisions for a node and all below it, by J with the model's current costs; return J.
+
+    The decisions stay in the maps, the reconstruction in `decoded`; nothing is learned.
+    """
+    if y >= p.source.shape[1] or x >= p.source.shape[2]:
+        return 0.0
+    half = 1 << (log2 - 1)
+    if must_split(p, y, x, log2):
+        total = 0.0
+        for quarter in range(4):
+            total += search_node(
+                p, s, c, m, net, plan, y + half * (quarter // 2), x + half * (quarter % 2), log2 - 1
+            )
+        return total
+    lagrangian = lambda_of(p, c)
+    try_split = log2 > tables.MIN_BLOCK_LOG2
+    try_leaf = True
+    if plan.kind == GUIDED:
+        observe(p, s, c, m, y, x, log2)
+        evaluate(net, s)
+        if try_split:
+            chance = _split_probability(s, c.strategies.shape[0])
+            try_leaf = chance <= plan.split_above
+            try_split = chance >= plan.leaf_below
+    leaf_bits = 0
+    split_bits = 0
+    if log2 > tables.MIN_BLOCK_LOG2:
+        before = p.registers[BITS]
+        code_split(p, m, y, x, log2, 0)
+        leaf_bits = p.registers[BITS] - before
+        before = p.registers[BITS]
+        code_split(p, m, y, x, log2, 1)
+        split_bits = p.registers[BITS] - before
+    leaf_cost = 1e300
+    if try_leaf:
+        leaf_cost = _best_leaf(p, s, c, m, net, plan, y, x, log2) + lagrangian * leaf_bits / 65536
+        if plan.stop_empty:
+            empty = True
+            for plane in range(int(p.control[PLANES])):
+                empty = empty and p.maps[ENERGY + plane, y >> 2, x >> 2] == 0
+            try_split = try_split and not empty
+        if not try_split:
+            return leaf_cost
+        _save(p, s, y, x, log2)
+    clear_maps(p, y, x, 1 << log2)
+    split_cost = lagrangian * split_bits / 65536
+    for quarter in range(4):
+        split_cost += search_node(
+            p, s, c, m, net, plan, y + half * (quarter // 2), x + half * (quarter % 2), log2 - 1
+        )
+        if split_cost >= leaf_cost:
+            break
+    if split_cost < leaf_cost:
+        return split_cost
+    _restore(p, s, y, x, log2)
+    return leaf_cost
+
+
+@kernel
+def _search_superblock(
+    p: Picture, s: Scratch, c: Constants, m: Model, net: Network, plan: Plan, y: int, x: int
+) -> None:
+    """Search the superblock at (y, x); its decisions go to the last slot of `s.saved_maps`."""
+    mode = p.registers[MODE]
+    bits = p.registers[BITS]
+    p.registers[MODE] = ESTIMATE
+    search_node(p, s, c, m, net, plan, y, x, tables.SUPERBLOCK_LOG2)
+    p.registers[MODE] = mode
+    p.registers[BITS] = bits
+    bottom = min(y + _SIDE, p.source.shape[1])
+    right = min(x + _SIDE, p.source.shape[2])
+    for channel in range(NUM_MAPS):
+        for i in range((bottom - y) >> 2):
+            for j in range((right - x) >> 2):
+                s.planned[channel, i, j] = p.maps[channel, (y >> 2) + i, (x >> 2) + j]
+    clear_maps(p, y, x, _SIDE)
+
+
+@kernel
+def planned_decision(maps: np.ndarray, uy: int, ux: int, log2: int) -> tuple[int, int, int]:  # type: ignore[type-arg]
+    """Decision, offset and chroma strategy that decision maps hold for the node at unit (uy, ux)."""
+    if int(maps[SIZE, uy, ux]) - 1 + tables.MIN_BLOCK_LOG2 < log2:
+        return SPLIT, 0, 0
+    return int(maps[STRATEGY, uy, ux]), int(maps[OFFSET, uy, ux]) - 1, int(maps[CHROMA, uy, ux]) - 1
+
+
+@kernel
+def encode_picture(p: Picture, s: Scratch, c: Constants, net: Network, plan: Plan) -> float:
+    """Code every node of a picture as the plan decides; return the squared error of the whole."""
+    m = model_of(p, s, c)
+    error = 0.0
+    searched = 0
+    while p.control[NODE_LOG2] > 0 and p.registers[FAULT] == 0:
+        y, x, log2 = int(p.control[NODE_Y]), int(p.control[NODE_X]), int(p.control[NODE_LOG2])
+        decision = SPLIT
+        offset = int(c.neutral)
+        chroma = AUTO_CHROMA
+        if plan.kind == FIXED:
+            if log2 <= plan.fixed_log2:
+                decision = plan.fixed_strategy + 1
+        elif plan.kind == POLICY:
+            observe(p, s, c, m, y, x, log2)
+            evaluate(net, s)
+            decision, offset = policy_decision(s, c.strategies.shape[0], c.multipliers.shape[0], log2)
+        else:
+            top = y // _SIDE * _SIDE
+            left = x // _SIDE * _SIDE
+            if p.control[CURSOR] != searched:
+                searched = int(p.control[CURSOR])
+                _search_superblock(p, s, c, m, net, plan, top, left)
+            decision, offset, chroma = planned_decision(s.planned, (y - top) >> 2, (x - left) >> 2, log2)
+        error += code_node(p, s, c, decision, offset, chroma)
+    return error

@@ -1,0 +1,59 @@
+"""Every exception that ambi-rl raises on purpose; each message is one line that says what, where and how to mend it."""
+
+
+class AmbiError(Exception):
+    """Base of all errors a user can cause; the command line prints it as one line and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(AmbiError):
+    """An argument or option has a value that cannot work (exit code 2)."""
+
+    exit_code = 2
+
+
+class UnsupportedImageError(AmbiError):
+    """The picture has a mode, depth or size that the codec does not code (exit code 3)."""
+
+    exit_code = 3
+
+
+class ImageTooLargeError(UnsupportedImageError):
+    """The picture, or the size a file's header claims, is over the codec's or the caller's limit."""
+
+
+class NotAmbiFileError(AmbiError):
+    """The data does not begin with the codec's magic number (exit code 4)."""
+
+    exit_code = 4
+
+
+class CorruptFileError(AmbiError):
+    """The data is truncated, fails a checksum or says something impossible (exit code 4)."""
+
+    exit_code = 4
+
+
+class UnsupportedVersionError(AmbiError):
+    """The file or bundle was written by a newer format version than this program reads (exit code 5)."""
+
+    exit_code = 5
+
+
+class UnknownBundleError(AmbiError):
+    """The file was coded with a bundle that is not at hand (exit code 6)."""
+
+    exit_code = 6
+
+
+class BundleError(AmbiError):
+    """The bundle file cannot be used: not a bundle, wrong shapes, or a hash that does not match (exit code 7)."""
+
+    exit_code = 7
+
+
+class ConfigError(AmbiError):
+    """A configuration key or value is wrong (exit code 2)."""
+
+    exit_code = 2

@@ -1,0 +1,58 @@
+"""Fixtures that several test modules share: a small real photograph and bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ambi_rl
+from ambi_rl.codec import bundle as bundle_module
+from ambi_rl.codec import tables
+from ambi_rl.codec.bundle import Bundle, make_manifest
+from ambi_rl.codec.entropy.model import untrained
+
+PHOTOGRAPHS = Path(ambi_rl.__file__).parent / "data" / "photographs"
+
+
+@pytest.fixture(scope="session")
+def photograph() -> Image.Image:
+    """A piece of a photograph that the package ships, RGB, 112x88: no side is a multiple of 32."""
+    path = sorted(p for p in PHOTOGRAPHS.iterdir() if p.suffix in (".webp", ".png", ".jpg"))[0]
+    with Image.open(path) as image:
+        half = image.convert("RGB").reduce(2)
+    left, top = (half.width - 112) // 2, (half.height - 88) // 2
+    return half.crop((left, top, left + 112, top + 88))
+
+
+@pytest.fixture(scope="session")
+def default_bundle() -> Bundle:
+    """The bundle that comes with the package."""
+    return bundle_module.default_bundle()
+
+
+def make_policy(outputs: int, features: int = 7, hidden: int = 5) -> dict[str, np.ndarray]:
+    """Random policy tensors of consistent shapes."""
+    rng = np.random.default_rng(1)
+    shapes = {
+        "mean": (features,),
+        "scale": (features,),
+        "w0": (hidden, features),
+        "b0": (hidden,),
+        "w1": (hidden, hidden),
+        "b1": (hidden,),
+        "w2": (outputs, hidden),
+        "b2": (outputs,),
+    }
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def plain_bundle() -> Bundle:
+    """A bundle of an untrained entropy model and a random policy; nothing else depends on it."""
+    strategies, offsets = list(tables.PREDICTOR_NAMES), [-2, 0, 2]
+    manifest = make_manifest(strategies, offsets, 0.115, metrics={"note": "untrained"})
+    policy = make_policy(1 + len(strategies) + len(offsets))
+    return Bundle(manifest, untrained(), policy)
