@@ -124,7 +124,7 @@ def test_the_first_picture_of_an_mpo_is_taken() -> None:
 
 
 def test_other_files_and_damaged_pictures() -> None:
-    with pytest.raises(UnsupportedImageError, match="x.txt is not a picture"):
+    with pytest.raises(UnsupportedImageError, match=r"x\.txt is not a picture"):
         open_image(b"hello", "x.txt")
     for image_format in ("PNG", "JPEG", "WEBP", "TIFF", "GIF"):
         data = file_of(Image.fromarray(noise(40, 40, 3)), image_format)

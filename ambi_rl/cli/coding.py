@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -88,7 +89,7 @@ def encode_command(
 
     container = encoded.container
     size = len(encoded.data)
-    values = {
+    values: dict[str, Any] = {
         "input": _shown(source, "stdin"),
         "output": _shown(target, "stdout"),
         "width": container.width,
@@ -152,7 +153,7 @@ def decode_command(
     )
     seconds = time.perf_counter() - start
     write_output(target, image_to_bytes(image, image_format), overwrite=overwrite)
-    values = {
+    values: dict[str, Any] = {
         "input": _shown(source, "stdin"),
         "output": _shown(target, "stdout"),
         "width": image.width,

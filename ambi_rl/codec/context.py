@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from ambi_rl.codec import tables
 from ambi_rl.codec.bundle import Bundle
-from ambi_rl.codec.kernel.state import Constants, Picture, Scratch, allocate_scratch
+from ambi_rl.codec.kernel.state import (
+    CONSTANTS,
+    MAX_HIDDEN,
+    NUM_OFFSETS,
+    NUM_STRATEGIES,
+    WORK,
+    Constants,
+    Picture,
+    Work,
+    records,
+)
 from ambi_rl.codec.strategists.observation import observation_size
-from ambi_rl.codec.strategists.policy_net import MAX_HIDDEN, Network
+from ambi_rl.codec.strategists.policy_net import NO_NETWORK, Network, network_of
 from ambi_rl.errors import BundleError
 
 DEFAULT_STRATEGIES = list(tables.PREDICTOR_NAMES)
@@ -24,44 +32,47 @@ class Context(NamedTuple):
 
     constants: Constants
     network: Network
-    has_policy: bool
     dc: int
     """Index of the DC strategy (of the first one, if the bundle has no DC)."""
 
     @property
+    def has_policy(self) -> bool:
+        """Whether the bundle holds a policy."""
+        return int(self.network.shape[0]) > 0
+
+    @property
     def strategies(self) -> int:
         """Number of prediction strategies, S."""
-        return int(self.constants.strategies.shape[0])
+        return int(self.constants.counts[NUM_STRATEGIES])
 
     @property
     def offsets(self) -> int:
         """Number of quantization offsets, O."""
-        return int(self.constants.multipliers.shape[0])
+        return int(self.constants.counts[NUM_OFFSETS])
 
     @property
     def observation_size(self) -> int:
         """Number of features, F."""
         return observation_size(self.strategies)
 
-    def scratch(self) -> Scratch:
+    def work(self) -> Work:
         """Working memory for one thread."""
-        return allocate_scratch(self.observation_size, self.strategies, self.offsets)
+        record: Work = records(WORK, 1)[0]
+        return record
 
 
-def _network(bundle: Bundle, features: int, outputs: int) -> tuple[Network, bool]:
+def _network(bundle: Bundle, features: int, outputs: int) -> Network:
     if not bundle.policy:
-        empty = {name: np.zeros((1, 1), np.float32) for name in ("w0", "w1", "w2")}
-        vectors = {name: np.zeros(1, np.float32) for name in ("mean", "scale", "b0", "b1", "b2")}
-        return Network(**empty, **vectors), False
-    weights = {name: np.ascontiguousarray(bundle.policy[name], np.float32) for name in Network._fields}
-    if weights["mean"].shape != (features,) or weights["b2"].shape != (outputs,):
+        return NO_NETWORK
+    network = network_of(bundle.policy)
+    if network.shape[0] != features or network.shape[2] != outputs:
         raise BundleError(
-            f"bundle's policy sees {weights['mean'].shape[0]} features and has {weights['b2'].shape[0]} "
-            f"outputs; this program's has {features} and {outputs}: train and export it again"
+            f"bundle's policy sees {network.shape[0]} features and has {network.shape[2]} outputs; "
+            f"this program's has {features} and {outputs}: train and export it again"
         )
-    if weights["b0"].shape[0] > MAX_HIDDEN:
+    if network.shape[1] > MAX_HIDDEN:
         raise BundleError(f"bundle's policy is wider than {MAX_HIDDEN}")
-    return Network(**weights), True
+    return network
 
 
 def context_of(bundle: Bundle) -> Context:
@@ -78,28 +89,21 @@ def context_of(bundle: Bundle) -> Context:
     if 0 not in offsets:
         raise BundleError("bundle has no quantization offset 0; add it to the manifest's offsets")
     codes = [tables.PREDICTOR_NAMES.index(name) for name in names]
-    constants = Constants(
-        stretch=tables.STRETCH,
-        squash=tables.SQUASH,
-        cost=tables.COST,
-        adaptation=tables.ADAPTATION,
-        limits=np.ascontiguousarray(bundle.entropy["limits"], np.int32),
-        transforms=tables.TRANSFORMS,
-        scans=tables.SCANS,
-        strategies=np.array(codes, np.int32),
-        multipliers=tables.step_multipliers(offsets),
-        neutral=offsets.index(0),
-        chroma_scale=np.ascontiguousarray(bundle.entropy["chroma_scale"], np.int32),
-        lambda_scale=float(bundle.manifest["lambda_scale"]),
-    )
-    network, has_policy = _network(
-        bundle, observation_size(len(codes)), 1 + len(codes) + len(offsets)
-    )
+    constants = records(CONSTANTS, 1)[0]
+    for name in ("stretch", "squash", "cost", "adaptation", "transforms", "scans"):
+        constants[name] = getattr(tables, name.upper())
+    constants["limits"] = bundle.entropy["limits"]
+    constants["chroma_scale"] = bundle.entropy["chroma_scale"]
+    constants["strategies"][: len(codes)] = codes
+    constants["multipliers"][: len(offsets)] = tables.step_multipliers(offsets)
+    constants["counts"] = len(codes), len(offsets), offsets.index(0)
+    constants["lambda_scale"] = float(bundle.manifest["lambda_scale"])
+    network = _network(bundle, observation_size(len(codes)), 1 + len(codes) + len(offsets))
     dc = codes.index(tables.DC) if tables.DC in codes else 0
-    return Context(constants, network, has_policy, dc)
+    return Context(constants, network, dc)
 
 
 def load_entropy(picture: Picture, bundle: Bundle) -> None:
     """Start a picture (or every picture of a batch) with the bundle's entropy state."""
-    picture.probs[...] = bundle.entropy["counters"]
-    picture.weights[...] = bundle.entropy["mixers"]
+    picture.state.probs[...] = bundle.entropy["counters"]
+    picture.state.weights[...] = bundle.entropy["mixers"]

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.context import context_of, load_entropy
-from ambi_rl.codec.entropy.coder import BITS, COUNT, FAULT, MODE, finish_encoding, start_decoding, start_encoding
+from ambi_rl.codec.entropy.coder import COUNT, ENCODE, finish_encoding, start_decoding, start_encoding
 from ambi_rl.codec.kernel.block import begin, decode_picture
-from ambi_rl.codec.kernel.state import CHROMA, OFFSET, SIZE, STRATEGY, Picture, allocate_picture
+from ambi_rl.codec.kernel.state import BITS, CHROMA, FAULT, MODE, OFFSET, SIZE, STRATEGY, Picture, allocate_picture
 from ambi_rl.codec.strategists import Strategist
 from ambi_rl.codec.strategists.search import encode_picture
 from ambi_rl.errors import BundleError, CorruptFileError
@@ -89,11 +89,11 @@ def run_encoder(picture: Picture, planes: Planes, step: int, bundle: Bundle, str
         )
     count, height, width = planes.shape
     picture.source[...] = planes
-    start_encoding(picture.registers)
-    picture.registers[MODE] = mode
+    start_encoding(picture.state.registers)
+    picture.state.registers[MODE] = mode
     begin(picture, count, height, width, step)
     plan = strategist.plan(context.dc)
-    return float(encode_picture(picture, context.scratch(), context.constants, context.network, plan))
+    return float(encode_picture(picture, context.work(), context.constants, context.network, plan))
 
 
 def encode_frame(planes: Planes, step: int, bundle: Bundle, strategist: Strategist) -> EncodedFrame:
@@ -114,15 +114,15 @@ def encode_frame(planes: Planes, step: int, bundle: Bundle, strategist: Strategi
     while True:
         picture = allocate_picture(*padded.shape, capacity)
         load_entropy(picture, bundle)
-        error = run_encoder(picture, padded, step, bundle, strategist, 0)
-        if picture.registers[FAULT] == 0:
+        error = run_encoder(picture, padded, step, bundle, strategist, ENCODE)
+        if picture.state.registers[FAULT] == 0:
             break
         capacity *= 4
-    length = finish_encoding(picture.registers, picture.stream)
+    length = finish_encoding(picture.state.registers, picture.stream)
     return EncodedFrame(
         payload=picture.stream[:length].tobytes(),
         planes=picture.decoded[:, :height, :width].copy(),
-        cost=int(picture.registers[BITS]),
+        cost=int(picture.state.registers[BITS]),
         error=error,
         decisions=decisions_of(picture.maps),
     )
@@ -131,7 +131,7 @@ def encode_frame(planes: Planes, step: int, bundle: Bundle, strategist: Strategi
 def count_frame(picture: Picture, planes: Planes, step: int, bundle: Bundle, strategist: Strategist) -> int:
     """Let `picture`'s entropy state learn from coding `planes`; return the cost in 1/65536 bit."""
     run_encoder(picture, pad_planes(planes), step, bundle, strategist, COUNT)
-    return int(picture.registers[BITS])
+    return int(picture.state.registers[BITS])
 
 
 def decode_frame(
@@ -147,8 +147,8 @@ def decode_frame(
     picture = picture._replace(stream=np.frombuffer(payload, np.uint8).copy())
     load_entropy(picture, bundle)
     begin(picture, num_planes, _padded(height), _padded(width), step)
-    start_decoding(picture.registers, picture.stream)
-    if not decode_picture(picture, context.scratch(), context.constants):
+    start_decoding(picture.state.registers, picture.stream)
+    if not decode_picture(picture, context.work(), context.constants):
         raise CorruptFileError("the picture data is damaged or cut short; get the file anew")
     return picture.decoded[:, :height, :width].copy()
 

@@ -334,7 +334,7 @@ def _metadata_options(image: Image.Image, image_format: str) -> dict[str, Any]:
     elif image_format == "TIFF":
         # A TIFF's tags are its EXIF, and Pillow takes them from one place only.
         exif = Image.Exif()
-        exif.load(options.get("exif"))
+        exif.load(options.get("exif", b""))
         exif[_XMP_TAG] = xmp
         options["exif"] = exif
     else:

@@ -16,12 +16,22 @@ import numpy as np
 import numpy.typing as npt
 
 from ambi_rl.codec.jit import kernel
+from ambi_rl.codec.kernel.state import (
+    BITS,
+    FAULT,
+    HIGH,
+    LENGTH,
+    LOW,
+    MAX_INPUTS,
+    MODE,
+    POSITION,
+    VALUE,
+    Constants,
+    State,
+    Work,
+)
 
 ENCODE, DECODE, COUNT, ESTIMATE = 0, 1, 2, 3
-
-# Fields of the coder's registers (int64).
-LOW, HIGH, VALUE, POSITION, LENGTH, MODE, BITS, FAULT = range(8)
-NUM_REGISTERS = 8
 
 REGISTER_BITS = 48
 _ALL = (1 << REGISTER_BITS) - 1
@@ -29,39 +39,24 @@ _TOP = REGISTER_BITS - 8
 _OVERRUN = 8
 """Bytes past the end that a decoder may legitimately read: the width of its registers, and two."""
 
-MAX_INPUTS = 10
 _LEARNING_RATE = 5
 _LEARNING_SHIFT = 20
 _WEIGHT_MAX = 1 << 22
 
 
 class Model(NamedTuple):
-    """What `code_bit` needs: learned state, constant tables, scratch and registers.
+    """What `code_bit` needs; the records are described in `ambi_rl.codec.kernel.state`.
 
     Attributes:
-        probs: int32 [C], counters.
-        weights: int32 [S·MAX_INPUTS], mixer weights, 16 fractional bits.
-        stretch: int32 [4096].
-        squash: int32 [4096].
-        cost: int32 [4096], in 1/65536 bit.
-        adaptation: int32 [1024].
-        limits: int32 [2], the counters' observation limit.
-        index: int64 [MAX_INPUTS], the counters of the bit at hand.
-        logits: int64 [MAX_INPUTS + 2], their stretched probabilities, a bias, and the mixers' outputs.
-        registers: int64 [NUM_REGISTERS].
+        state: Learned counters and mixer weights, and the coder's registers.
+        work: The counters of the bit at hand and their logits.
+        tables: Constant tables.
         stream: uint8 [N], written or read.
     """
 
-    probs: npt.NDArray[np.int32]
-    weights: npt.NDArray[np.int32]
-    stretch: npt.NDArray[np.int32]
-    squash: npt.NDArray[np.int32]
-    cost: npt.NDArray[np.int32]
-    adaptation: npt.NDArray[np.int32]
-    limits: npt.NDArray[np.int32]
-    index: npt.NDArray[np.int64]
-    logits: npt.NDArray[np.int64]
-    registers: npt.NDArray[np.int64]
+    state: State
+    work: Work
+    tables: Constants
     stream: npt.NDArray[np.uint8]
 
 
@@ -148,7 +143,7 @@ def _narrow(
 
 @kernel
 def predict_bit(m: Model, count: int, set0: int, set1: int) -> int:
-    """Probability, in 1/65536, that the next bit is one, from the `count` counters in `m.index`.
+    """Probability, in 1/65536, that the next bit is one, from the `count` counters in `m.work.index`.
 
     Two mixers, each with the weights that its own context selects, are averaged as logits.
     """
@@ -157,55 +152,55 @@ def predict_bit(m: Model, count: int, set0: int, set1: int) -> int:
     row0 = set0 * MAX_INPUTS
     row1 = set1 * MAX_INPUTS
     for i in range(count):
-        logit = int(m.stretch[int(m.probs[m.index[i]]) >> 18])
-        m.logits[i] = logit
-        dot0 += logit * int(m.weights[row0 + i])
-        dot1 += logit * int(m.weights[row1 + i])
-    m.logits[count] = 256
-    dot0 += 256 * int(m.weights[row0 + count])
-    dot1 += 256 * int(m.weights[row1 + count])
-    m.logits[MAX_INPUTS] = dot0
-    m.logits[MAX_INPUTS + 1] = dot1
+        logit = int(m.tables.stretch[int(m.state.probs[m.work.index[i]]) >> 18])
+        m.work.logits[i] = logit
+        dot0 += logit * int(m.state.weights[row0 + i])
+        dot1 += logit * int(m.state.weights[row1 + i])
+    m.work.logits[count] = 256
+    dot0 += 256 * int(m.state.weights[row0 + count])
+    dot1 += 256 * int(m.state.weights[row1 + count])
+    m.work.logits[MAX_INPUTS] = dot0
+    m.work.logits[MAX_INPUTS + 1] = dot1
     final = ((dot0 + dot1) >> 17) + 2048
-    return int(m.squash[min(max(final, 0), 4095)])
+    return int(m.tables.squash[min(max(final, 0), 4095)])
 
 
 @kernel
 def bit_cost(m: Model, chance: int, bit: int) -> int:
     """Cost in 1/65536 bit of a bit whose probability of being one is `chance`/65536."""
-    return int(m.cost[chance >> 4]) if bit else int(m.cost[(65536 - chance) >> 4])
+    return int(m.tables.cost[chance >> 4]) if bit else int(m.tables.cost[(65536 - chance) >> 4])
 
 
 @kernel
 def _learn(m: Model, bit: int, count: int, set0: int, set1: int) -> None:
     """Move the mixers' weights and the counters used for the last prediction towards `bit`."""
-    p0 = int(m.squash[min(max((int(m.logits[MAX_INPUTS]) >> 16) + 2048, 0), 4095)])
-    p1 = int(m.squash[min(max((int(m.logits[MAX_INPUTS + 1]) >> 16) + 2048, 0), 4095)])
+    p0 = int(m.tables.squash[min(max((int(m.work.logits[MAX_INPUTS]) >> 16) + 2048, 0), 4095)])
+    p1 = int(m.tables.squash[min(max((int(m.work.logits[MAX_INPUTS + 1]) >> 16) + 2048, 0), 4095)])
     error0 = ((bit << 16) - p0) * _LEARNING_RATE
     error1 = ((bit << 16) - p1) * _LEARNING_RATE
     row0 = set0 * MAX_INPUTS
     row1 = set1 * MAX_INPUTS
     half = 1 << (_LEARNING_SHIFT - 1)
     for i in range(count + 1):
-        logit = int(m.logits[i])
-        w0 = int(m.weights[row0 + i]) + ((logit * error0 + half) >> _LEARNING_SHIFT)
-        w1 = int(m.weights[row1 + i]) + ((logit * error1 + half) >> _LEARNING_SHIFT)
-        m.weights[row0 + i] = min(max(w0, -_WEIGHT_MAX), _WEIGHT_MAX)
-        m.weights[row1 + i] = min(max(w1, -_WEIGHT_MAX), _WEIGHT_MAX)
-    limit = int(m.limits[0])
+        logit = int(m.work.logits[i])
+        w0 = int(m.state.weights[row0 + i]) + ((logit * error0 + half) >> _LEARNING_SHIFT)
+        w1 = int(m.state.weights[row1 + i]) + ((logit * error1 + half) >> _LEARNING_SHIFT)
+        m.state.weights[row0 + i] = min(max(w0, -_WEIGHT_MAX), _WEIGHT_MAX)
+        m.state.weights[row1 + i] = min(max(w1, -_WEIGHT_MAX), _WEIGHT_MAX)
+    limit = int(m.tables.limits[0])
     for i in range(count):
-        where = m.index[i]
-        state = int(m.probs[where])
+        where = m.work.index[i]
+        state = int(m.state.probs[where])
         seen = state & 1023
         chance = state >> 10
-        chance += (((bit << 20) - chance) * int(m.adaptation[seen])) >> 16
+        chance += (((bit << 20) - chance) * int(m.tables.adaptation[seen])) >> 16
         chance = min(max(chance, 64), (1 << 20) - 64)
-        m.probs[where] = (chance << 10) | min(seen + 1, limit)
+        m.state.probs[where] = (chance << 10) | min(seen + 1, limit)
 
 
 @kernel
 def code_bit(m: Model, bit: int, count: int, set0: int, set1: int) -> int:
-    """Code one binary decision with the `count` counters in `m.index`; return the bit.
+    """Code one binary decision with the `count` counters in `m.work.index`; return the bit.
 
     Args:
         m: The model and coder.
@@ -215,10 +210,10 @@ def code_bit(m: Model, bit: int, count: int, set0: int, set1: int) -> int:
         set1: Row chosen by the second.
     """
     chance = predict_bit(m, count, set0, set1)
-    mode = m.registers[MODE]
+    mode = m.state.registers[MODE]
     if mode <= DECODE:
-        bit = _narrow(m.registers, m.stream, bit, chance)
-    m.registers[BITS] += bit_cost(m, chance, bit)
+        bit = _narrow(m.state.registers, m.stream, bit, chance)
+    m.state.registers[BITS] += bit_cost(m, chance, bit)
     if mode != ESTIMATE:
         _learn(m, bit, count, set0, set1)
     return bit
@@ -227,7 +222,7 @@ def code_bit(m: Model, bit: int, count: int, set0: int, set1: int) -> int:
 @kernel
 def code_raw(m: Model, bit: int) -> int:
     """Code one bit of even odds (signs, and the low bits of rare large levels); return it."""
-    if m.registers[MODE] <= DECODE:
-        bit = _narrow(m.registers, m.stream, bit, 32768)
-    m.registers[BITS] += 65536
+    if m.state.registers[MODE] <= DECODE:
+        bit = _narrow(m.state.registers, m.stream, bit, 32768)
+    m.state.registers[BITS] += 65536
     return bit

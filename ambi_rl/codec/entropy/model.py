@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ambi_rl.codec.entropy import layout
-from ambi_rl.codec.entropy.coder import MAX_INPUTS
+from ambi_rl.codec.kernel.state import MAX_INPUTS
 from ambi_rl.codec.tables import COUNT_LIMIT
 from ambi_rl.errors import BundleError
 

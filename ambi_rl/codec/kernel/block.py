@@ -5,17 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from ambi_rl.codec import tables
-from ambi_rl.codec.entropy.coder import BITS, DECODE, FAULT, MODE, Model, code_bit
+from ambi_rl.codec.entropy.coder import DECODE, ESTIMATE, Model, code_bit
 from ambi_rl.codec.jit import kernel
 from ambi_rl.codec.kernel.predict import gather_reference, predict, predict_from_luma, satd
 from ambi_rl.codec.kernel.quantize import clear_levels, quantize
 from ambi_rl.codec.kernel.state import (
+    BITS,
     CHROMA,
     CURSOR,
     DISTORTION_WEIGHTS,
     ENERGY,
+    FAULT,
     HEIGHT,
     LEAVES,
+    MODE,
     NODE_LOG2,
     NODE_X,
     NODE_Y,
@@ -29,8 +32,7 @@ from ambi_rl.codec.kernel.state import (
     WIDTH,
     Constants,
     Picture,
-    Scratch,
-    model_of,
+    Work,
 )
 from ambi_rl.codec.kernel.syntax import (
     code_chroma,
@@ -63,14 +65,14 @@ _OFFSET_HALF = tables.OFFSET_SCALE // 2
 @kernel
 def lambda_of(p: Picture, c: Constants) -> float:
     """λ of the picture: squared 8-bit code values (mean of R, G, B, summed over pixels) for one bit."""
-    delta = p.control[STEP] / 64
-    return c.lambda_scale * delta * delta
+    delta = p.state.control[STEP] / 64
+    return c.lambda_scale[0] * delta * delta
 
 
 @kernel
 def block_step(p: Picture, c: Constants, plane: int, offset: int) -> int:
     """Quantizer step of a block's plane in 1/64 code value, at least 1."""
-    step = (int(p.control[STEP]) * int(c.multipliers[offset]) + _OFFSET_HALF) // tables.OFFSET_SCALE
+    step = (int(p.state.control[STEP]) * int(c.multipliers[offset]) + _OFFSET_HALF) // tables.OFFSET_SCALE
     if plane > 0:
         step = (step * int(c.chroma_scale[plane - 1]) + 32) // 64
     return max(step, 1)
@@ -91,7 +93,7 @@ def basis_index(plane: int, size: int) -> int:
 
 
 @kernel
-def take_residual(p: Picture, s: Scratch, plane: int, y: int, x: int, size: int) -> None:
+def take_residual(p: Picture, s: Work, plane: int, y: int, x: int, size: int) -> None:
     """residual = source − prediction."""
     for i in range(size):
         for j in range(size):
@@ -99,7 +101,7 @@ def take_residual(p: Picture, s: Scratch, plane: int, y: int, x: int, size: int)
 
 
 @kernel
-def _dequantize(s: Scratch, plane: int, size: int, step: int) -> tuple[int, int]:
+def _dequantize(s: Work, plane: int, size: int, step: int) -> tuple[int, int]:
     """coefficients = levels · step, clamped; return the rows and columns that are not all zero."""
     rows = 0
     cols = 0
@@ -115,7 +117,7 @@ def _dequantize(s: Scratch, plane: int, size: int, step: int) -> tuple[int, int]
 
 @kernel
 def _reconstruct(
-    p: Picture, s: Scratch, c: Constants, plane: int, y: int, x: int, size: int, step: int, coded: bool
+    p: Picture, s: Work, c: Constants, plane: int, y: int, x: int, size: int, step: int, coded: bool
 ) -> None:
     """decoded = prediction + inverse transform of the levels."""
     if coded:
@@ -143,7 +145,7 @@ def squared_error(p: Picture, plane: int, y: int, x: int, size: int) -> float:
 @kernel
 def _code_plane(
     p: Picture,
-    s: Scratch,
+    s: Work,
     c: Constants,
     m: Model,
     plane: int,
@@ -155,7 +157,7 @@ def _code_plane(
     others: int,
 ) -> bool:
     """Code the residual of one plane whose prediction is in `s.prediction`; return whether it has levels."""
-    decoding = p.registers[MODE] == DECODE
+    decoding = p.state.registers[MODE] == DECODE
     step = block_step(p, c, plane, offset)
     energy = neighbour_energy(p, plane, y, x, size)
     context = step_class(p)
@@ -185,7 +187,7 @@ def _code_plane(
 
 @kernel
 def predict_chroma(
-    p: Picture, s: Scratch, plane: int, y: int, x: int, size: int, code: int, chroma: int, stride: int
+    p: Picture, s: Work, plane: int, y: int, x: int, size: int, code: int, chroma: int, stride: int
 ) -> None:
     """Predict a chroma plane; luma of the block must be decoded, `gather_reference` called."""
     if chroma == FROM_LUMA:
@@ -200,7 +202,7 @@ def predict_chroma(
 
 @kernel
 def _choose_chroma(
-    p: Picture, s: Scratch, c: Constants, m: Model, y: int, x: int, log2: int, strategy: int
+    p: Picture, s: Work, c: Constants, m: Model, y: int, x: int, log2: int, strategy: int
 ) -> int:
     """The chroma strategy of least SATD + √λ·bits."""
     size = 1 << log2
@@ -208,29 +210,29 @@ def _choose_chroma(
     code = int(c.strategies[strategy])
     best = SAME
     best_cost = 1e300
-    mode = p.registers[MODE]
-    bits_before = p.registers[BITS]
+    mode = p.state.registers[MODE]
+    bits_before = p.state.registers[BITS]
     weight = np.sqrt(lambda_of(p, c))
-    p.registers[MODE] = 3
+    p.state.registers[MODE] = ESTIMATE
     for chroma in range(4):
-        p.registers[BITS] = 0
-        code_chroma(p, m, c.strategies, y, x, log2, strategy, chroma)
-        cost = weight * p.registers[BITS] / 65536
+        p.state.registers[BITS] = 0
+        code_chroma(p, m, y, x, log2, strategy, chroma)
+        cost = weight * p.state.registers[BITS] / 65536
         for plane in range(1, 3):
             predict_chroma(p, s, plane, y, x, size, code, chroma, stride)
             cost += satd(p, s, plane, y, x, size, stride)
         if cost < best_cost:
             best_cost = cost
             best = chroma
-    p.registers[MODE] = mode
-    p.registers[BITS] = bits_before
+    p.state.registers[MODE] = mode
+    p.state.registers[BITS] = bits_before
     return best
 
 
 @kernel
 def code_leaf(
     p: Picture,
-    s: Scratch,
+    s: Work,
     c: Constants,
     m: Model,
     y: int,
@@ -248,19 +250,19 @@ def code_leaf(
         The squared error (see `squared_error`), 0 when decoding.
     """
     size = 1 << log2
-    decoding = p.registers[MODE] == DECODE
-    strategy = code_strategy(p, m, c.strategies, y, x, log2, strategy)
-    offset = code_offset(p, m, c.multipliers.shape[0], y, x, log2, offset)
+    decoding = p.state.registers[MODE] == DECODE
+    strategy = code_strategy(p, m, y, x, log2, strategy)
+    offset = code_offset(p, m, y, x, log2, offset)
     code = int(c.strategies[strategy])
     group = direction_group(code)
     gather_reference(p, s, y, x, size)
     predict(s, 0, size, code, 1)
     others = 1 if _code_plane(p, s, c, m, 0, y, x, size, group, offset, 0) else 0
     error = 0.0 if decoding else squared_error(p, 0, y, x, size)
-    if p.control[PLANES] == 3:
+    if p.state.control[PLANES] == 3:
         if not decoding and chroma == AUTO_CHROMA:
             chroma = _choose_chroma(p, s, c, m, y, x, log2, strategy)
-        chroma = code_chroma(p, m, c.strategies, y, x, log2, strategy, chroma)
+        chroma = code_chroma(p, m, y, x, log2, strategy, chroma)
         chroma_group = group if chroma == SAME else 0
         for plane in range(1, 3):
             predict_chroma(p, s, plane, y, x, size, code, chroma, 1)
@@ -282,70 +284,70 @@ def _push(p: Picture, y: int, x: int, log2: int) -> None:
     """Put the four quarters of a node on the stack, so that they come off in coding order."""
     half = 1 << (log2 - 1)
     for quarter in range(3, -1, -1):
-        top = p.control[STACKED]
-        p.stack[top, 0] = y + half * (quarter // 2)
-        p.stack[top, 1] = x + half * (quarter % 2)
-        p.stack[top, 2] = log2 - 1
-        p.control[STACKED] = top + 1
+        top = p.state.control[STACKED]
+        p.state.stack[top, 0] = y + half * (quarter // 2)
+        p.state.stack[top, 1] = x + half * (quarter % 2)
+        p.state.stack[top, 2] = log2 - 1
+        p.state.control[STACKED] = top + 1
 
 
 @kernel
 def must_split(p: Picture, y: int, x: int, log2: int) -> bool:
     """Whether a node crosses the picture's border (then it is split without a flag)."""
     size = 1 << log2
-    return y + size > p.control[HEIGHT] or x + size > p.control[WIDTH]
+    return y + size > p.state.control[HEIGHT] or x + size > p.state.control[WIDTH]
 
 
 @kernel
 def advance(p: Picture) -> bool:
     """Move to the next node that needs a decision; False at the end of the picture."""
-    height, width = int(p.control[HEIGHT]), int(p.control[WIDTH])
+    height, width = int(p.state.control[HEIGHT]), int(p.state.control[WIDTH])
     across = (width + _SIDE - 1) // _SIDE
     down = (height + _SIDE - 1) // _SIDE
     while True:
-        if p.control[STACKED] == 0:
-            cursor = int(p.control[CURSOR])
+        if p.state.control[STACKED] == 0:
+            cursor = int(p.state.control[CURSOR])
             if cursor >= across * down:
-                p.control[NODE_LOG2] = 0
+                p.state.control[NODE_LOG2] = 0
                 return False
-            p.control[CURSOR] = cursor + 1
+            p.state.control[CURSOR] = cursor + 1
             y = cursor // across * _SIDE
             x = cursor % across * _SIDE
             log2 = tables.SUPERBLOCK_LOG2
         else:
-            top = int(p.control[STACKED]) - 1
-            p.control[STACKED] = top
-            y, x, log2 = int(p.stack[top, 0]), int(p.stack[top, 1]), int(p.stack[top, 2])
+            top = int(p.state.control[STACKED]) - 1
+            p.state.control[STACKED] = top
+            y, x, log2 = int(p.state.stack[top, 0]), int(p.state.stack[top, 1]), int(p.state.stack[top, 2])
         if y >= height or x >= width:
             continue
         if must_split(p, y, x, log2):
             _push(p, y, x, log2)
             continue
-        p.control[NODE_Y] = y
-        p.control[NODE_X] = x
-        p.control[NODE_LOG2] = log2
+        p.state.control[NODE_Y] = y
+        p.state.control[NODE_X] = x
+        p.state.control[NODE_LOG2] = log2
         return True
 
 
 @kernel
 def begin(p: Picture, planes: int, height: int, width: int, step: int) -> None:
     """Set a picture to its first node; the caller has set the entropy state and the coder."""
-    p.control[:] = 0
-    p.control[HEIGHT] = height
-    p.control[WIDTH] = width
-    p.control[PLANES] = planes
-    p.control[STEP] = step
+    p.state.control[:] = 0
+    p.state.control[HEIGHT] = height
+    p.state.control[WIDTH] = width
+    p.state.control[PLANES] = planes
+    p.state.control[STEP] = step
     p.maps[:] = 0
     advance(p)
 
 
 @kernel
-def code_node(p: Picture, s: Scratch, c: Constants, decision: int, offset: int, chroma: int) -> float:
+def code_node(p: Picture, s: Work, c: Constants, decision: int, offset: int, chroma: int) -> float:
     """Code the current node with a decision (ignored when decoding) and advance to the next.
 
     Args:
         p: The picture.
-        s: Scratch.
+        s: Work.
         c: Constants.
         decision: SPLIT, or strategy + 1.
         offset: Index of the quantization offset.
@@ -354,8 +356,8 @@ def code_node(p: Picture, s: Scratch, c: Constants, decision: int, offset: int, 
     Returns:
         The squared error of the leaf, 0 for a split and when decoding.
     """
-    m = model_of(p, s, c)
-    y, x, log2 = int(p.control[NODE_Y]), int(p.control[NODE_X]), int(p.control[NODE_LOG2])
+    m = Model(p.state, s, c, p.stream)
+    y, x, log2 = int(p.state.control[NODE_Y]), int(p.state.control[NODE_X]), int(p.state.control[NODE_LOG2])
     split = 0
     if log2 > tables.MIN_BLOCK_LOG2:
         split = code_split(p, m, y, x, log2, 1 if decision == SPLIT else 0)
@@ -364,7 +366,7 @@ def code_node(p: Picture, s: Scratch, c: Constants, decision: int, offset: int, 
         _push(p, y, x, log2)
     else:
         error = code_leaf(p, s, c, m, y, x, log2, max(decision - 1, 0), offset, chroma)
-        p.control[LEAVES] += 1
+        p.state.control[LEAVES] += 1
     advance(p)
     return error
 
@@ -381,10 +383,10 @@ def clear_maps(p: Picture, y: int, x: int, size: int) -> None:
 
 
 @kernel
-def decode_picture(p: Picture, s: Scratch, c: Constants) -> bool:
+def decode_picture(p: Picture, s: Work, c: Constants) -> bool:
     """Decode every node; False if the stream said something impossible or ended early."""
-    while p.control[NODE_LOG2] > 0:
+    while p.state.control[NODE_LOG2] > 0:
         code_node(p, s, c, 0, 0, 0)
-        if p.registers[FAULT] != 0:
+        if p.state.registers[FAULT] != 0:
             return False
     return True

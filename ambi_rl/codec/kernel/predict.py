@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ambi_rl.codec import tables
 from ambi_rl.codec.jit import kernel
-from ambi_rl.codec.kernel.state import STRATEGY, Picture, Scratch
+from ambi_rl.codec.kernel.state import STRATEGY, Picture, Work
 
 TOP, LEFT = 0, 1
 ORIGIN = 4
@@ -35,7 +35,7 @@ def _available(p: Picture, y: int, x: int, rows: int, cols: int, limit: int) -> 
 
 
 @kernel
-def gather_reference(p: Picture, s: Scratch, y: int, x: int, size: int) -> None:
+def gather_reference(p: Picture, s: Work, y: int, x: int, size: int) -> None:
     """Fill `s.reference` of every plane with the border of the block at (y, x).
 
     Samples not decoded yet repeat the last one that is; without any, all are mid-gray.
@@ -177,11 +177,11 @@ def _predict_angular(
 
 
 @kernel
-def predict(s: Scratch, plane: int, size: int, code: int, stride: int) -> None:
+def predict(s: Work, plane: int, size: int, code: int, stride: int) -> None:
     """Write the prediction with predictor `code` into `s.prediction`.
 
     Args:
-        s: Scratch; `gather_reference` must have been called for this block.
+        s: Work; `gather_reference` must have been called for this block.
         plane: Plane whose border is used.
         size: Side of the block.
         code: Predictor code (see `tables.PREDICTOR_NAMES`).
@@ -201,7 +201,7 @@ def predict(s: Scratch, plane: int, size: int, code: int, stride: int) -> None:
 
 @kernel
 def predict_from_luma(
-    p: Picture, s: Scratch, plane: int, y: int, x: int, size: int, stride: int
+    p: Picture, s: Work, plane: int, y: int, x: int, size: int, stride: int
 ) -> None:
     """Predict chroma as a line of decoded luma, fitted by least squares on the border; 8-bit slope."""
     sum_l = 0
@@ -264,7 +264,7 @@ def _hadamard(block: npt.NDArray[np.int32], size: int) -> int:
 
 
 @kernel
-def satd(p: Picture, s: Scratch, plane: int, y: int, x: int, size: int, stride: int) -> float:
+def satd(p: Picture, s: Work, plane: int, y: int, x: int, size: int, stride: int) -> float:
     """Sum of absolute transformed differences between source and `s.prediction`, for `size`² samples.
 
     Uses `s.half` as scratch. Normalised to orthonormal transforms of 8-bit code values.

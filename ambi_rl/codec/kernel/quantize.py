@@ -5,7 +5,7 @@ from __future__ import annotations
 from ambi_rl.codec import tables
 from ambi_rl.codec.entropy.coder import Model
 from ambi_rl.codec.jit import kernel
-from ambi_rl.codec.kernel.state import Constants, Scratch
+from ambi_rl.codec.kernel.state import Constants, Work
 from ambi_rl.codec.kernel.syntax import last_costs, level_contexts, magnitude_costs, size_index
 
 _SIDE = tables.SUPERBLOCK
@@ -13,7 +13,7 @@ _CHOSEN, _ZEROED, _NONZERO, _WORK = 0, 1, 2, 3
 
 
 @kernel
-def clear_levels(s: Scratch, plane: int, size: int) -> None:
+def clear_levels(s: Work, plane: int, size: int) -> None:
     """Zero the levels of a plane, and the margin that contexts look at."""
     for i in range(size + 3):
         for j in range(size + 3):
@@ -22,7 +22,7 @@ def clear_levels(s: Scratch, plane: int, size: int) -> None:
 
 @kernel
 def quantize(
-    s: Scratch,
+    s: Work,
     c: Constants,
     m: Model,
     plane: int,
@@ -38,7 +38,7 @@ def quantize(
     Each level is the nearest, the next towards zero, or zero; then the best last position is taken.
 
     Args:
-        s: Scratch; the levels go to `s.levels[plane]`.
+        s: Work; the levels go to `s.levels[plane]`.
         c: Constants.
         m: The entropy model, not changed.
         plane: 0…2.

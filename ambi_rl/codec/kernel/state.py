@@ -1,30 +1,180 @@
-"""The arrays the kernel works on: what belongs to a picture, what is scratch, what is constant."""
+"""The memory the kernel works on: what belongs to a picture, what is scratch, what is constant.
+
+Fixed-size arrays live in NumPy records, which compiled code passes as one pointer: with dozens of arrays
+as arguments, most of the compile time went into packing and unpacking them.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ambi_rl.codec import tables
-from ambi_rl.codec.entropy import coder, layout
-from ambi_rl.codec.jit import kernel
+from ambi_rl.codec.entropy import layout
 
-# Fields of Picture.control (int64).
+F64 = npt.NDArray[np.float64]
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+I32 = npt.NDArray[np.int32]
+I16 = npt.NDArray[np.int16]
+U8 = npt.NDArray[np.uint8]
+
+# Fields of State.control (int64).
 HEIGHT, WIDTH, PLANES, STEP, CURSOR, STACKED, NODE_Y, NODE_X, NODE_LOG2, LEAVES = range(10)
 NUM_CONTROL = 10
 
-# Channels of Picture.maps (uint8), one entry for each 4x4 unit.
-CODED, STRATEGY, SIZE, OFFSET, CHROMA, ENERGY = 0, 1, 2, 3, 4, 5
-NUM_MAPS = 8
+# Fields of State.registers (int64): the arithmetic coder.
+LOW, HIGH, VALUE, POSITION, LENGTH, MODE, BITS, FAULT = range(8)
+NUM_REGISTERS = 8
+
+# Channels of Picture.maps (uint8), one entry for each 4x4 unit; decisions are stored plus one.
+STRATEGY, SIZE, OFFSET, CHROMA, ENERGY = range(5)
+NUM_MAPS = 7
 """ENERGY and the two after it hold the level energy of the three planes."""
+
+# Fields of Constants.counts (int64).
+NUM_STRATEGIES, NUM_OFFSETS, NEUTRAL = range(3)
+
+MAX_INPUTS = 10
+"""Inputs of a mixer, the bias included."""
+
+MAX_FEATURES = 128
+MAX_HIDDEN = 256
+MAX_OUTPUTS = 1 + layout.MAX_STRATEGIES + layout.MAX_OFFSETS
 
 REFERENCE = 4 * tables.SUPERBLOCK + 8
 """Length of a line of reference samples: twice the block's side and room for the filters."""
 
 DISTORTION_WEIGHTS = np.array([1.0, 3.26 / 3, 2.475 / 3])
 """Squared error of Y, Cb, Cr in units of mean RGB squared error (columns of the YCbCr→RGB matrix)."""
+
+_SIDE = tables.SUPERBLOCK
+_UNITS = tables.SUPERBLOCK // 4
+
+STATE = np.dtype(
+    [
+        ("control", np.int64, (NUM_CONTROL,)),
+        ("registers", np.int64, (NUM_REGISTERS,)),
+        ("stack", np.int32, (64, 3)),
+        ("probs", np.int32, (layout.NUM_COUNTERS,)),
+        ("weights", np.int32, (layout.NUM_MIXERS * MAX_INPUTS,)),
+    ],
+    align=True,
+)
+
+WORK = np.dtype(
+    [
+        ("index", np.int64, (MAX_INPUTS,)),
+        ("logits", np.int64, (MAX_INPUTS + 2,)),
+        ("costs", np.float64, (4, _SIDE * _SIDE)),
+        ("satd", np.float64, (layout.MAX_STRATEGIES,)),
+        ("order", np.int64, (layout.MAX_STRATEGIES,)),
+        ("reference", np.int32, (3, 2, REFERENCE)),
+        ("line", np.int32, (REFERENCE + _SIDE,)),
+        ("prediction", np.int32, (_SIDE, _SIDE)),
+        ("residual", np.int32, (_SIDE, _SIDE)),
+        ("half", np.int32, (_SIDE, _SIDE)),
+        ("coefficients", np.int32, (_SIDE, _SIDE)),
+        ("levels", np.int32, (3, _SIDE + 4, _SIDE + 4)),
+        ("observation", np.float32, (MAX_FEATURES,)),
+        ("normalised", np.float32, (MAX_FEATURES,)),
+        ("hidden", np.float32, (2, MAX_HIDDEN)),
+        ("scores", np.float32, (MAX_OUTPUTS,)),
+        ("saved", np.int16, (tables.NUM_SIZES, 3, _SIDE, _SIDE)),
+        ("saved_maps", np.uint8, (tables.NUM_SIZES, NUM_MAPS, _UNITS, _UNITS)),
+        ("planned", np.uint8, (NUM_MAPS, _UNITS, _UNITS)),
+    ],
+    align=True,
+)
+
+CONSTANTS = np.dtype(
+    [
+        ("counts", np.int64, (3,)),
+        ("multipliers", np.int64, (layout.MAX_OFFSETS,)),
+        ("lambda_scale", np.float64, (1,)),
+        ("stretch", np.int32, (4096,)),
+        ("squash", np.int32, (4096,)),
+        ("cost", np.int32, (4096,)),
+        ("adaptation", np.int32, (tables.COUNT_LIMIT + 1,)),
+        ("limits", np.int32, (2,)),
+        ("transforms", np.int32, (tables.NUM_SIZES + 1, _SIDE, _SIDE)),
+        ("scans", np.int32, (tables.NUM_SIZES, _SIDE * _SIDE)),
+        ("strategies", np.int64, (layout.MAX_STRATEGIES,)),
+        ("chroma_scale", np.int32, (2,)),
+    ],
+    align=True,
+)
+
+
+class State(Protocol):
+    """Record of dtype STATE: a picture's progress and its entropy state.
+
+    Attributes:
+        control: int64 [NUM_CONTROL], where coding stands.
+        registers: int64 [NUM_REGISTERS], the arithmetic coder.
+        stack: int32 [64, 3], nodes (y, x, log2 size) still to code in this superblock.
+        probs: int32 [C], the entropy model's counters: probability of a one in 20 bits, count in 10.
+        weights: int32 [S·MAX_INPUTS], its mixers' weights, 16 fractional bits.
+    """
+
+    control: I64
+    registers: I64
+    stack: I32
+    probs: I32
+    weights: I32
+
+
+class Work(Protocol):
+    """Record of dtype WORK: the working memory of one thread; nothing in it outlives a node's coding."""
+
+    index: I64
+    logits: I64
+    costs: F64
+    satd: F64
+    order: I64
+    reference: I32
+    line: I32
+    prediction: I32
+    residual: I32
+    half: I32
+    coefficients: I32
+    levels: I32
+    observation: F32
+    normalised: F32
+    hidden: F32
+    scores: F32
+    saved: I16
+    saved_maps: U8
+    planned: U8
+
+
+class Constants(Protocol):
+    """Record of dtype CONSTANTS: format tables and the bundle's lists.
+
+    Attributes:
+        counts: int64 [3], number of strategies, number of offsets, index of the offset 0.
+        multipliers: int64 [O], quantizer step multipliers of the offsets, in 1/65536.
+        lambda_scale: float64 [1], λ = lambda_scale·Δ².
+        stretch: int32 [4096], see `tables`; likewise squash, cost, adaptation, transforms, scans.
+        limits: int32 [2], the counters' observation limit first.
+        strategies: int64 [S], predictor code of each strategy.
+        chroma_scale: int32 [2], steps of Cb and Cr relative to luma, in 1/64.
+    """
+
+    counts: I64
+    multipliers: I64
+    lambda_scale: F64
+    stretch: I32
+    squash: I32
+    cost: I32
+    adaptation: I32
+    limits: I32
+    transforms: I32
+    scans: I32
+    strategies: I64
+    chroma_scale: I32
 
 
 class Picture(NamedTuple):
@@ -34,148 +184,33 @@ class Picture(NamedTuple):
         source: int16 [P, H, W], 10 bits; H and W are multiples of 4. Not read when decoding.
         decoded: int16 [P, H, W].
         maps: uint8 [NUM_MAPS, H/4, W/4]; decisions are stored plus one, 0 means none.
-        control: int64 [NUM_CONTROL].
-        stack: int32 [64, 3], nodes (y, x, log2 size) still to code in this superblock.
-        probs: int32 [C], the entropy model's counters.
-        weights: int32 [S], its mixer weights.
-        registers: int64 [NUM_REGISTERS], the arithmetic coder.
         stream: uint8 [N], bytes written or read.
+        state: Progress and entropy state.
     """
 
-    source: npt.NDArray[np.int16]
-    decoded: npt.NDArray[np.int16]
-    maps: npt.NDArray[np.uint8]
-    control: npt.NDArray[np.int64]
-    stack: npt.NDArray[np.int32]
-    probs: npt.NDArray[np.int32]
-    weights: npt.NDArray[np.int32]
-    registers: npt.NDArray[np.int64]
-    stream: npt.NDArray[np.uint8]
+    source: I16
+    decoded: I16
+    maps: U8
+    stream: U8
+    state: State
 
 
-class Scratch(NamedTuple):
-    """Working memory of one thread."""
-
-    index: npt.NDArray[np.int64]
-    logits: npt.NDArray[np.int64]
-    reference: npt.NDArray[np.int32]
-    line: npt.NDArray[np.int32]
-    prediction: npt.NDArray[np.int32]
-    residual: npt.NDArray[np.int32]
-    half: npt.NDArray[np.int32]
-    coefficients: npt.NDArray[np.int32]
-    levels: npt.NDArray[np.int32]
-    costs: npt.NDArray[np.float64]
-    saved: npt.NDArray[np.int16]
-    saved_maps: npt.NDArray[np.uint8]
-    planned: npt.NDArray[np.uint8]
-    satd: npt.NDArray[np.float64]
-    order: npt.NDArray[np.int64]
-    observation: npt.NDArray[np.float32]
-    normalised: npt.NDArray[np.float32]
-    hidden: npt.NDArray[np.float32]
-    scores: npt.NDArray[np.float32]
-
-
-class Constants(NamedTuple):
-    """What every picture shares: format tables and the bundle's lists.
-
-    Attributes:
-        strategies: int32 [S], predictor code of each strategy.
-        multipliers: int64 [O], quantizer step multipliers of the offsets, in 1/65536.
-        neutral: the offset index whose multiplier is 1 (an int).
-        chroma_scale: int32 [2], steps of Cb and Cr relative to luma, in 1/64.
-        lambda_scale: λ = lambda_scale·Δ².
-    """
-
-    stretch: npt.NDArray[np.int32]
-    squash: npt.NDArray[np.int32]
-    cost: npt.NDArray[np.int32]
-    adaptation: npt.NDArray[np.int32]
-    limits: npt.NDArray[np.int32]
-    transforms: npt.NDArray[np.int32]
-    scans: npt.NDArray[np.int32]
-    strategies: npt.NDArray[np.int32]
-    multipliers: npt.NDArray[np.int64]
-    neutral: int
-    chroma_scale: npt.NDArray[np.int32]
-    lambda_scale: float
-
-
-@kernel
-def model_of(p: Picture, s: Scratch, c: Constants) -> coder.Model:
-    """Gather what `code_bit` needs, so that the hot loop passes few arrays."""
-    return coder.Model(
-        p.probs,
-        p.weights,
-        c.stretch,
-        c.squash,
-        c.cost,
-        c.adaptation,
-        c.limits,
-        s.index,
-        s.logits,
-        p.registers,
-        p.stream,
-    )
-
-
-@kernel
-def member(batch: Picture, index: int) -> Picture:
-    """Views of one picture of a batch."""
-    return Picture(
-        batch.source[index],
-        batch.decoded[index],
-        batch.maps[index],
-        batch.control[index],
-        batch.stack[index],
-        batch.probs[index],
-        batch.weights[index],
-        batch.registers[index],
-        batch.stream[index],
-    )
+def records(dtype: np.dtype[np.void], count: int) -> np.recarray[tuple[int], np.dtype[np.void]]:
+    """`count` zeroed records of a dtype."""
+    return np.zeros(count, dtype).view(np.recarray)
 
 
 def allocate_picture(
     planes: int, height: int, width: int, stream: int, *, batch: int | None = None
 ) -> Picture:
-    """Zeroed arrays for pictures of `height`×`width` (multiples of 4) and streams of `stream` bytes."""
+    """Zeroed memory for pictures of `height`×`width` (multiples of 4) and streams of `stream` bytes."""
     lead = () if batch is None else (batch,)
     shape = (*lead, planes, height, width)
+    state = records(STATE, batch or 1)
     return Picture(
         source=np.zeros(shape, np.int16),
         decoded=np.zeros(shape, np.int16),
         maps=np.zeros((*lead, NUM_MAPS, height // 4, width // 4), np.uint8),
-        control=np.zeros((*lead, NUM_CONTROL), np.int64),
-        stack=np.zeros((*lead, 64, 3), np.int32),
-        probs=np.zeros((*lead, layout.NUM_COUNTERS), np.int32),
-        weights=np.zeros((*lead, layout.NUM_MIXERS * coder.MAX_INPUTS), np.int32),
-        registers=np.zeros((*lead, coder.NUM_REGISTERS), np.int64),
         stream=np.zeros((*lead, stream), np.uint8),
-    )
-
-
-def allocate_scratch(observation: int, strategies: int, offsets: int) -> Scratch:
-    """Working memory for one thread; sizes are those of the observation and of the decision."""
-    side = tables.SUPERBLOCK
-    return Scratch(
-        index=np.zeros(coder.MAX_INPUTS, np.int64),
-        logits=np.zeros(coder.MAX_INPUTS + 2, np.int64),
-        reference=np.zeros((3, 2, REFERENCE), np.int32),
-        line=np.zeros(REFERENCE + side, np.int32),
-        prediction=np.zeros((side, side), np.int32),
-        residual=np.zeros((side, side), np.int32),
-        half=np.zeros((side, side), np.int32),
-        coefficients=np.zeros((side, side), np.int32),
-        levels=np.zeros((3, side + 4, side + 4), np.int32),
-        costs=np.zeros((4, side * side), np.float64),
-        saved=np.zeros((tables.NUM_SIZES, 3, side, side), np.int16),
-        saved_maps=np.zeros((tables.NUM_SIZES, NUM_MAPS, side // 4, side // 4), np.uint8),
-        planned=np.zeros((NUM_MAPS, side // 4, side // 4), np.uint8),
-        satd=np.zeros(strategies, np.float64),
-        order=np.zeros(strategies, np.int64),
-        observation=np.zeros(observation, np.float32),
-        normalised=np.zeros(observation, np.float32),
-        hidden=np.zeros((2, 256), np.float32),
-        scores=np.zeros(1 + strategies + offsets, np.float32),
+        state=state[0] if batch is None else state,
     )

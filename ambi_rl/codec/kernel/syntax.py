@@ -10,11 +10,14 @@ import numpy.typing as npt
 
 from ambi_rl.codec import tables
 from ambi_rl.codec.entropy import layout
-from ambi_rl.codec.entropy.coder import FAULT, Model, bit_cost, code_bit, code_raw, predict_bit
+from ambi_rl.codec.entropy.coder import Model, bit_cost, code_bit, code_raw, predict_bit
 from ambi_rl.codec.jit import kernel
 from ambi_rl.codec.kernel.state import (
     CHROMA,
     ENERGY,
+    FAULT,
+    NUM_OFFSETS,
+    NUM_STRATEGIES,
     OFFSET,
     SIZE,
     STEP,
@@ -36,11 +39,11 @@ def _neighbour(maps: npt.NDArray[np.uint8], channel: int, y: int, x: int) -> int
 
 
 @kernel
-def _angle_group(strategy_map: int, strategies: npt.NDArray[np.int32]) -> int:
+def _angle_group(m: Model, strategy_map: int) -> int:
     """Coarse class, 0…8, of a strategy as stored in the map: none, planar, DC, six directions."""
     if strategy_map == 0:
         return 0
-    code = int(strategies[strategy_map - 1])
+    code = int(m.tables.strategies[strategy_map - 1])
     if code == tables.PLANAR:
         return 1
     if code == tables.DC:
@@ -58,10 +61,10 @@ def code_split(p: Picture, m: Model, y: int, x: int, log2: int, split: int) -> i
     step = step_class(p)
     energy_left = _neighbour(p.maps, ENERGY, uy, ux - 1)
     energy_above = _neighbour(p.maps, ENERGY, uy - 1, ux)
-    m.index[0] = layout.SPLIT_0 + size * 16 + step
-    m.index[1] = layout.SPLIT_1 + (size * 5 + left) * 5 + above
-    m.index[2] = layout.SPLIT_2 + (size * 8 + energy_left) * 8 + energy_above
-    m.index[3] = layout.SPLIT_3 + (
+    m.work.index[0] = layout.SPLIT_0 + size * 16 + step
+    m.work.index[1] = layout.SPLIT_1 + (size * 5 + left) * 5 + above
+    m.work.index[2] = layout.SPLIT_2 + (size * 8 + energy_left) * 8 + energy_above
+    m.work.index[3] = layout.SPLIT_3 + (
         (size * 5 + _neighbour(p.maps, SIZE, uy + (1 << (size - 1)), ux - 1)) * 5
         + _neighbour(p.maps, SIZE, uy - 1, ux + (1 << (size - 1)))
     ) * 16 + min(energy_left + energy_above, 15)
@@ -71,7 +74,7 @@ def code_split(p: Picture, m: Model, y: int, x: int, log2: int, split: int) -> i
 
 @kernel
 def code_strategy(
-    p: Picture, m: Model, strategies: npt.NDArray[np.int32], y: int, x: int, log2: int, strategy: int
+    p: Picture, m: Model, y: int, x: int, log2: int, strategy: int
 ) -> int:
     """Code the index of the prediction strategy as six binary decisions."""
     uy, ux = y >> 2, x >> 2
@@ -84,30 +87,31 @@ def code_strategy(
     corner = _neighbour(p.maps, STRATEGY, uy - 1, ux + units)
     if corner == 0:
         corner = _neighbour(p.maps, STRATEGY, uy - 1, ux - 1)
-    groups = (_angle_group(left, strategies) * 9 + _angle_group(above, strategies)) * 9
-    groups += _angle_group(corner, strategies)
+    groups = (_angle_group(m, left) * 9 + _angle_group(m, above)) * 9
+    groups += _angle_group(m, corner)
     agree = size * 2 + (1 if left == above else 0)
     node = 1
     for level in range(5, -1, -1):
-        m.index[0] = layout.STRATEGY_0 + size * layout.MAX_STRATEGIES + node
-        m.index[1] = layout.STRATEGY_1 + left * layout.MAX_STRATEGIES + node
-        m.index[2] = layout.STRATEGY_2 + above * layout.MAX_STRATEGIES + node
-        m.index[3] = layout.STRATEGY_3 + groups * layout.MAX_STRATEGIES + node
-        m.index[4] = layout.STRATEGY_4 + corner * layout.MAX_STRATEGIES + node
+        m.work.index[0] = layout.STRATEGY_0 + size * layout.MAX_STRATEGIES + node
+        m.work.index[1] = layout.STRATEGY_1 + left * layout.MAX_STRATEGIES + node
+        m.work.index[2] = layout.STRATEGY_2 + above * layout.MAX_STRATEGIES + node
+        m.work.index[3] = layout.STRATEGY_3 + groups * layout.MAX_STRATEGIES + node
+        m.work.index[4] = layout.STRATEGY_4 + corner * layout.MAX_STRATEGIES + node
         bit = code_bit(
             m, (strategy >> level) & 1, 5, layout.MIX_STRATEGY_0 + agree, layout.MIX_STRATEGY_1 + node
         )
         node = node * 2 + bit
     strategy = node - layout.MAX_STRATEGIES
-    if strategy >= strategies.shape[0]:
-        m.registers[FAULT] = 1
+    if strategy >= m.tables.counts[NUM_STRATEGIES]:
+        m.state.registers[FAULT] = 1
         strategy = 0
     return strategy
 
 
 @kernel
-def code_offset(p: Picture, m: Model, count: int, y: int, x: int, log2: int, offset: int) -> int:
+def code_offset(p: Picture, m: Model, y: int, x: int, log2: int, offset: int) -> int:
     """Code the index of the quantization offset as three binary decisions; nothing if there is one."""
+    count = m.tables.counts[NUM_OFFSETS]
     if count == 1:
         return 0
     uy, ux = y >> 2, x >> 2
@@ -116,32 +120,32 @@ def code_offset(p: Picture, m: Model, count: int, y: int, x: int, log2: int, off
     above = _neighbour(p.maps, OFFSET, uy - 1, ux)
     node = 1
     for level in range(2, -1, -1):
-        m.index[0] = layout.OFFSET_0 + size * layout.MAX_OFFSETS + node
-        m.index[1] = layout.OFFSET_1 + (left * (layout.MAX_OFFSETS + 1) + above) * layout.MAX_OFFSETS + node
+        m.work.index[0] = layout.OFFSET_0 + size * layout.MAX_OFFSETS + node
+        m.work.index[1] = layout.OFFSET_1 + (left * (layout.MAX_OFFSETS + 1) + above) * layout.MAX_OFFSETS + node
         bit = code_bit(m, (offset >> level) & 1, 2, layout.MIX_OFFSET, layout.MIX_OFFSET)
         node = node * 2 + bit
     offset = node - layout.MAX_OFFSETS
     if offset >= count:
-        m.registers[FAULT] = 1
+        m.state.registers[FAULT] = 1
         offset = 0
     return offset
 
 
 @kernel
 def code_chroma(
-    p: Picture, m: Model, strategies: npt.NDArray[np.int32], y: int, x: int, log2: int, strategy: int, chroma: int
+    p: Picture, m: Model, y: int, x: int, log2: int, strategy: int, chroma: int
 ) -> int:
     """Code the chroma strategy, 0…3, as two binary decisions."""
     uy, ux = y >> 2, x >> 2
     size = log2 - tables.MIN_BLOCK_LOG2
     left = _neighbour(p.maps, CHROMA, uy, ux - 1)
     above = _neighbour(p.maps, CHROMA, uy - 1, ux)
-    group = _angle_group(strategy + 1, strategies)
+    group = _angle_group(m, strategy + 1)
     node = 1
     for level in range(1, -1, -1):
-        m.index[0] = layout.CHROMA_0 + (size * 4 + node) * 16 + step_class(p)
-        m.index[1] = layout.CHROMA_1 + (left * 5 + above) * 4 + node
-        m.index[2] = layout.CHROMA_2 + (group * 4 + node) * 4 + size
+        m.work.index[0] = layout.CHROMA_0 + (size * 4 + node) * 16 + step_class(p)
+        m.work.index[1] = layout.CHROMA_1 + (left * 5 + above) * 4 + node
+        m.work.index[2] = layout.CHROMA_2 + (group * 4 + node) * 4 + size
         bit = code_bit(m, (chroma >> level) & 1, 3, layout.MIX_CHROMA + size, layout.MIX_CHROMA + size)
         node = node * 2 + bit
     return node - 4
@@ -150,7 +154,7 @@ def code_chroma(
 @kernel
 def step_class(p: Picture) -> int:
     """The picture's quantizer step in octaves times two, 0…15, for contexts."""
-    step = int(p.control[STEP])
+    step = int(p.state.control[STEP])
     result = 0
     while step >= 48 and result < 14:
         step >>= 1
@@ -196,9 +200,9 @@ def coded_contexts(m: Model, p: Picture, plane: int, size: int, energy: int, oth
         others: Whether the planes coded before have levels: bit 0 luma, bit 1 Cb.
     """
     index = size_index(size)
-    m.index[0] = layout.CODED_0 + (plane * _S + index) * 16 + energy * 2 + (others & 1)
-    m.index[1] = layout.CODED_1 + (plane * 4 + others) * 64 + index * 16 + energy
-    m.index[2] = layout.CODED_2 + (plane * _S + index) * 16 + step_class(p)
+    m.work.index[0] = layout.CODED_0 + (plane * _S + index) * 16 + energy * 2 + (others & 1)
+    m.work.index[1] = layout.CODED_1 + (plane * 4 + others) * 64 + index * 16 + energy
+    m.work.index[2] = layout.CODED_2 + (plane * _S + index) * 16 + step_class(p)
     return layout.MIX_CODED + plane * _S + index
 
 
@@ -212,9 +216,9 @@ def size_index(size: int) -> int:
 def last_contexts(m: Model, plane: int, index: int, energy: int, group: int, step: int, node: int) -> int:
     """Set the contexts of one decision of the last position's bit length; return the mixer row."""
     chroma = 1 if plane > 0 else 0
-    m.index[0] = layout.LAST_0 + ((chroma * _S + index) * 16 + step) * 16 + node
-    m.index[1] = layout.LAST_1 + ((plane * _S + index) * 8 + energy) * 16 + node
-    m.index[2] = layout.LAST_2 + ((chroma * _S + index) * 6 + group) * 16 + node
+    m.work.index[0] = layout.LAST_0 + ((chroma * _S + index) * 16 + step) * 16 + node
+    m.work.index[1] = layout.LAST_1 + ((plane * _S + index) * 8 + energy) * 16 + node
+    m.work.index[2] = layout.LAST_2 + ((chroma * _S + index) * 6 + group) * 16 + node
     return layout.MIX_LAST + (chroma * _S + index) * 2
 
 
@@ -239,12 +243,12 @@ def code_last(m: Model, plane: int, size: int, energy: int, group: int, step: in
         depth = min(length - 1 - level, 2)
         tail = (result & 1) if depth > 0 else 0
         where = (length * 4 + depth) * 2 + tail
-        m.index[0] = layout.LAST_BITS_0 + (chroma * _S + index) * 256 + where
-        m.index[1] = layout.LAST_BITS_1 + (index * 256 + where) * 2 + (1 if group >= 3 else 0)
+        m.work.index[0] = layout.LAST_BITS_0 + (chroma * _S + index) * 256 + where
+        m.work.index[1] = layout.LAST_BITS_1 + (index * 256 + where) * 2 + (1 if group >= 3 else 0)
         bit = code_bit(m, (value >> level) & 1, 2, layout.MIX_LAST_BITS + length, layout.MIX_LAST_BITS + length)
         result = result * 2 + bit
     if result > size * size:
-        m.registers[FAULT] = 1
+        m.state.registers[FAULT] = 1
         result = 1
     return result - 1
 
@@ -272,7 +276,7 @@ def level_contexts(
     """Set the contexts of the level at (row, col) for its first bin; return a key for `level_bin`.
 
     Args:
-        m: The model; `m.index` receives the counters of bin 0, other bins lie `bin class` further on.
+        m: The model; `m.work.index` receives the counters of bin 0, other bins lie `bin class` further on.
         levels: int32 [3, 36, 36]; those of this plane after (row, col) in scan order are known, the
             others are zero; those of planes coded before are complete.
         plane: 0…2.
@@ -310,27 +314,27 @@ def level_contexts(
         coarse = min(diagonal if diagonal < 3 else 3 + (diagonal - 3) // (2 if size == 8 else 4), 7)
     row_class = row if row < 2 else (2 if row < 4 else 3)
     col_class = col if col < 2 else (2 if col < 4 else 3)
-    m.index[0] = layout.LEVEL_0 + ((chroma * _S + index) * 32 + place) * _B
-    m.index[1] = layout.LEVEL_1 + ((chroma * _S + index) * 16 + near_class) * _B
-    m.index[2] = layout.LEVEL_2 + (
+    m.work.index[0] = layout.LEVEL_0 + ((chroma * _S + index) * 32 + place) * _B
+    m.work.index[1] = layout.LEVEL_1 + ((chroma * _S + index) * 16 + near_class) * _B
+    m.work.index[2] = layout.LEVEL_2 + (
         (((chroma * 4 + min(right, 3)) * 4 + min(below, 3)) * 4 + min(across, 3)) * 4 + min(right2 + below2, 3)
     ) * _B
-    m.index[3] = layout.LEVEL_3 + (((plane * 8 + energy) * 8 + coarse) * 4 + few) * _B
-    m.index[4] = layout.LEVEL_4 + (
+    m.work.index[3] = layout.LEVEL_3 + (((plane * 8 + energy) * 8 + coarse) * 4 + few) * _B
+    m.work.index[4] = layout.LEVEL_4 + (
         (((chroma * 6 + group) * _S + index) * 4 + row_class) * 4 + col_class
     ) * _B
-    m.index[5] = layout.LEVEL_5 + ((chroma * 16 + step) * 16 + wide_class) * _B
+    m.work.index[5] = layout.LEVEL_5 + ((chroma * 16 + step) * 16 + wide_class) * _B
     if plane == 0:
-        m.index[6] = layout.LEVEL_6 + ((min(remaining, 15) * 16 + place // 2) * 4 + few) * _B
+        m.work.index[6] = layout.LEVEL_6 + ((min(remaining, 15) * 16 + place // 2) * 4 + few) * _B
     else:
         luma = levels[0]
         same = min(abs(int(luma[row, col])), 3)
         around = abs(int(luma[row, col + 1])) + abs(int(luma[row + 1, col]))
         blue = min(abs(int(levels[1, row, col])), 3) if plane == 2 else 0
-        m.index[6] = layout.LEVEL_6 + (
+        m.work.index[6] = layout.LEVEL_6 + (
             1024 * plane + (((same * 4 + min(around, 3)) * 4 + blue) * 4 + few) * 4 + min(coarse, 3)
         ) * _B
-    m.index[7] = layout.LEVEL_7 + (
+    m.work.index[7] = layout.LEVEL_7 + (
         ((chroma * 8 + min(max(right, max(below, across)), 7)) * 8 + coarse) * _S + index
     ) * _B
     return (chroma * 16 + near_class) * _S + index
@@ -341,16 +345,16 @@ def level_bin(m: Model, key: int, shown: int, wanted: int, bit: int, only_predic
     """Code the bin "level > wanted", or return its probability.
 
     Args:
-        m: The model, with contexts for bin class `shown` in `m.index`.
+        m: The model, with contexts for bin class `shown` in `m.work.index`.
         key: From `level_contexts`.
-        shown: Bin class that `m.index` points to now.
-        wanted: Bin class to code; `m.index` is moved there.
+        shown: Bin class that `m.work.index` points to now.
+        wanted: Bin class to code; `m.work.index` is moved there.
         bit: The bit, ignored when decoding.
         only_predict: Return the probability in 1/65536 instead of coding.
     """
     if shown != wanted:
         for i in range(8):
-            m.index[i] += wanted - shown
+            m.work.index[i] += wanted - shown
     chroma_near = key // _S
     index = key % _S
     chroma = chroma_near // 16
@@ -379,7 +383,7 @@ def code_magnitude(m: Model, key: int, first: int, magnitude: int, plane: int) -
     prefix = 0
     base = layout.GOLOMB + (layout.MAX_GOLOMB_PREFIX + 1) * (1 if plane > 0 else 0)
     while prefix < layout.MAX_GOLOMB_PREFIX:
-        m.index[0] = base + prefix
+        m.work.index[0] = base + prefix
         if code_bit(m, 1 if (value >> (prefix + 1)) > 0 else 0, 1, layout.MIX_GOLOMB, layout.MIX_GOLOMB) == 0:
             break
         prefix += 1

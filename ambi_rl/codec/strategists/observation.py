@@ -5,19 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from ambi_rl.codec import tables
-from ambi_rl.codec.entropy.coder import BITS, ESTIMATE, MODE, Model
+from ambi_rl.codec.entropy.coder import ESTIMATE, Model
 from ambi_rl.codec.jit import kernel
 from ambi_rl.codec.kernel.block import lambda_of
 from ambi_rl.codec.kernel.predict import gather_reference, predict, satd
 from ambi_rl.codec.kernel.state import (
+    BITS,
     ENERGY,
+    MODE,
+    NUM_STRATEGIES,
     OFFSET,
     SIZE,
     STEP,
     STRATEGY,
     Constants,
     Picture,
-    Scratch,
+    Work,
 )
 from ambi_rl.codec.kernel.syntax import code_split, code_strategy, neighbour_energy
 
@@ -32,7 +35,7 @@ def observation_size(strategies: int) -> int:
 
 @kernel
 def rank_strategies(
-    p: Picture, s: Scratch, c: Constants, m: Model, y: int, x: int, log2: int, fine: bool
+    p: Picture, s: Work, c: Constants, m: Model, y: int, x: int, log2: int, fine: bool
 ) -> int:
     """Estimate the cost of every strategy for a node into `s.satd`; return the cheapest.
 
@@ -43,20 +46,20 @@ def rank_strategies(
     stride = 1 if fine else max(size >> 3, 1)
     gather_reference(p, s, y, x, size)
     weight = np.sqrt(lambda_of(p, c))
-    mode = p.registers[MODE]
-    bits = p.registers[BITS]
-    p.registers[MODE] = ESTIMATE
+    mode = p.state.registers[MODE]
+    bits = p.state.registers[BITS]
+    p.state.registers[MODE] = ESTIMATE
     best = 0
-    for k in range(c.strategies.shape[0]):
+    for k in range(c.counts[NUM_STRATEGIES]):
         predict(s, 0, size, int(c.strategies[k]), stride)
         cost = satd(p, s, 0, y, x, size, stride)
-        p.registers[BITS] = 0
-        code_strategy(p, m, c.strategies, y, x, log2, k)
-        s.satd[k] = cost + weight * p.registers[BITS] / 65536
+        p.state.registers[BITS] = 0
+        code_strategy(p, m, y, x, log2, k)
+        s.satd[k] = cost + weight * p.state.registers[BITS] / 65536
         if s.satd[k] < s.satd[best]:
             best = k
-    p.registers[MODE] = mode
-    p.registers[BITS] = bits
+    p.state.registers[MODE] = mode
+    p.state.registers[BITS] = bits
     return best
 
 
@@ -68,7 +71,7 @@ def _near(p: Picture, channel: int, y: int, x: int) -> int:
 
 
 @kernel
-def _direction_features(s: Scratch, at: int, code: int, present: bool) -> None:
+def _direction_features(s: Work, at: int, code: int, present: bool) -> None:
     """Six features of a neighbour's predictor: present, planar, DC, and its angle as a unit vector."""
     for i in range(6):
         s.observation[at + i] = 0.0
@@ -87,7 +90,7 @@ def _direction_features(s: Scratch, at: int, code: int, present: bool) -> None:
 
 
 @kernel
-def observe(p: Picture, s: Scratch, c: Constants, m: Model, y: int, x: int, log2: int) -> int:
+def observe(p: Picture, s: Work, c: Constants, m: Model, y: int, x: int, log2: int) -> int:
     """Fill `s.observation` for the node at pixel (y, x); return the strategy of least estimated cost.
 
     All features are of order one: logarithms of magnitudes relative to the quantizer step, flags and
@@ -95,7 +98,7 @@ def observe(p: Picture, s: Scratch, c: Constants, m: Model, y: int, x: int, log2
     """
     out = s.observation
     size = 1 << log2
-    delta = p.control[STEP] / 64
+    delta = p.state.control[STEP] / 64
     best = rank_strategies(p, s, c, m, y, x, log2, False)
     uy, ux, units = y >> 2, x >> 2, size >> 2
     at = 0
@@ -162,7 +165,7 @@ def observe(p: Picture, s: Scratch, c: Constants, m: Model, y: int, x: int, log2
     p_split = _split_bits(p, m, y, x, log2)
     out[at + 11] = p_split
     out[at + 12] = 1.0 if y > 0 else 0.0
-    for k in range(s.satd.shape[0]):
+    for k in range(c.counts[NUM_STRATEGIES]):
         out[GENERAL_FEATURES + k] = np.log2(1 + 4 * (s.satd[k] - s.satd[best]) / (delta * size))
     return best
 
@@ -172,15 +175,15 @@ def _split_bits(p: Picture, m: Model, y: int, x: int, log2: int) -> float:
     """Bits that not splitting costs more than splitting, as the entropy model stands; 0 for 4x4."""
     if log2 <= tables.MIN_BLOCK_LOG2:
         return 0.0
-    mode = p.registers[MODE]
-    bits = p.registers[BITS]
-    p.registers[MODE] = ESTIMATE
-    p.registers[BITS] = 0
+    mode = p.state.registers[MODE]
+    bits = p.state.registers[BITS]
+    p.state.registers[MODE] = ESTIMATE
+    p.state.registers[BITS] = 0
     code_split(p, m, y, x, log2, 0)
-    leaf = p.registers[BITS]
-    p.registers[BITS] = 0
+    leaf = p.state.registers[BITS]
+    p.state.registers[BITS] = 0
     code_split(p, m, y, x, log2, 1)
-    split = p.registers[BITS]
-    p.registers[MODE] = mode
-    p.registers[BITS] = bits
+    split = p.state.registers[BITS]
+    p.state.registers[MODE] = mode
+    p.state.registers[BITS] = bits
     return (leaf - split) / 65536 / 4

@@ -8,57 +8,77 @@ import numpy as np
 import numpy.typing as npt
 
 from ambi_rl.codec.jit import kernel
-from ambi_rl.codec.kernel.state import Scratch
+from ambi_rl.codec.kernel.state import Work
 
 CLIP = 5.0
 """Normalised features are clipped to ±CLIP."""
 
-MAX_HIDDEN = 256
 
 
 class Network(NamedTuple):
-    """Weights, all float32: observation [F] → tanh [H] → tanh [H] → logits [1 + S + O]."""
+    """A policy's weights, in one piece.
 
-    mean: npt.NDArray[np.float32]
-    scale: npt.NDArray[np.float32]
-    w0: npt.NDArray[np.float32]
-    b0: npt.NDArray[np.float32]
-    w1: npt.NDArray[np.float32]
-    b1: npt.NDArray[np.float32]
-    w2: npt.NDArray[np.float32]
-    b2: npt.NDArray[np.float32]
+    Attributes:
+        shape: int64 [3], features F, hidden units H, outputs 1 + S + O; all 0 if there is no policy.
+        weights: float32 [N], one after the other: mean [F], scale [F], w0 [H, F], b0 [H], w1 [H, H],
+            b1 [H], w2 [1 + S + O, H], b2 [1 + S + O].
+    """
+
+    shape: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float32]
+
+
+NO_NETWORK = Network(np.zeros(3, np.int64), np.zeros(1, np.float32))
+
+TENSORS = ("mean", "scale", "w0", "b0", "w1", "b1", "w2", "b2")
+"""Names of a bundle's policy tensors, in the order of `Network.weights`."""
+
+
+def network_of(policy: dict[str, npt.NDArray[np.float32]]) -> Network:
+    """Pack a bundle's policy tensors (shapes as in `Network`)."""
+    shape = np.array([policy["mean"].size, policy["b0"].size, policy["b2"].size], np.int64)
+    weights = np.concatenate([np.asarray(policy[name], np.float32).reshape(-1) for name in TENSORS])
+    return Network(shape, weights)
 
 
 @kernel
-def evaluate(net: Network, s: Scratch) -> None:
+def _layer(
+    weights: npt.NDArray[np.float32],
+    at: int,
+    inputs: npt.NDArray[np.float32],
+    outputs: npt.NDArray[np.float32],
+    width: int,
+    count: int,
+    squash: int,
+) -> int:
+    """One fully connected layer whose matrix starts at `at`; return where the next one starts."""
+    bias = at + width * count
+    for k in range(count):
+        row = at + k * width
+        total = np.float32(0.0)
+        for i in range(width):
+            total += weights[row + i] * inputs[i]
+        total += weights[bias + k]
+        outputs[k] = np.float32(np.tanh(total)) if squash else total
+    return bias + count
+
+
+@kernel
+def evaluate(net: Network, s: Work) -> None:
     """Logits of `s.observation` into `s.scores`."""
-    features = net.mean.shape[0]
-    hidden = net.b0.shape[0]
-    first = s.hidden[0]
-    second = s.hidden[1]
+    features, hidden, outputs = int(net.shape[0]), int(net.shape[1]), int(net.shape[2])
+    clip = np.float32(CLIP)
     for i in range(features):
-        value = (s.observation[i] - net.mean[i]) * net.scale[i]
-        s.normalised[i] = min(max(value, np.float32(-CLIP)), np.float32(CLIP))
-    for k in range(hidden):
-        total = np.float32(0.0)
-        for i in range(features):
-            total += net.w0[k, i] * s.normalised[i]
-        first[k] = np.tanh(total + net.b0[k])
-    for k in range(hidden):
-        total = np.float32(0.0)
-        for i in range(hidden):
-            total += net.w1[k, i] * first[i]
-        second[k] = np.tanh(total + net.b1[k])
-    for k in range(net.b2.shape[0]):
-        total = np.float32(0.0)
-        for i in range(hidden):
-            total += net.w2[k, i] * second[i]
-        s.scores[k] = total + net.b2[k]
+        value = (s.observation[i] - net.weights[i]) * net.weights[features + i]
+        s.normalised[i] = min(max(value, -clip), clip)
+    at = _layer(net.weights, 2 * features, s.normalised, s.hidden[0], features, hidden, 1)
+    at = _layer(net.weights, at, s.hidden[0], s.hidden[1], hidden, hidden, 1)
+    _layer(net.weights, at, s.hidden[1], s.scores, hidden, outputs, 0)
 
 
 @kernel
 def logits_batch(
-    net: Network, s: Scratch, observations: npt.NDArray[np.float32], out: npt.NDArray[np.float32]
+    net: Network, s: Work, observations: npt.NDArray[np.float32], out: npt.NDArray[np.float32]
 ) -> None:
     """Logits [B, 1 + S + O] of observations [B, F], for comparison with the network that was trained."""
     for b in range(observations.shape[0]):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ambi_rl.codec import tables
-from ambi_rl.codec.entropy.coder import BITS, ESTIMATE, FAULT, MODE, Model
+from ambi_rl.codec.entropy.coder import ESTIMATE, Model
 from ambi_rl.codec.jit import kernel
 from ambi_rl.codec.kernel.block import (
     AUTO_CHROMA,
@@ -25,21 +25,26 @@ from ambi_rl.codec.kernel.block import (
 from ambi_rl.codec.kernel.predict import predict
 from ambi_rl.codec.kernel.quantize import quantize
 from ambi_rl.codec.kernel.state import (
+    BITS,
     CHROMA,
     CURSOR,
     ENERGY,
+    FAULT,
+    MODE,
+    NEUTRAL,
     NODE_LOG2,
     NODE_X,
     NODE_Y,
     NUM_MAPS,
+    NUM_OFFSETS,
+    NUM_STRATEGIES,
     OFFSET,
     PLANES,
     SIZE,
     STRATEGY,
     Constants,
     Picture,
-    Scratch,
-    model_of,
+    Work,
 )
 from ambi_rl.codec.kernel.syntax import (
     code_offset,
@@ -86,7 +91,7 @@ class Plan(NamedTuple):
 
 
 @kernel
-def policy_decision(s: Scratch, strategies: int, offsets: int, log2: int) -> tuple[int, int]:
+def policy_decision(s: Work, strategies: int, offsets: int, log2: int) -> tuple[int, int]:
     """The valid decision and the offset with the highest logits in `s.scores`."""
     best = 1 if log2 == tables.MIN_BLOCK_LOG2 else 0
     for k in range(best + 1, strategies + 1):
@@ -100,7 +105,7 @@ def policy_decision(s: Scratch, strategies: int, offsets: int, log2: int) -> tup
 
 
 @kernel
-def _split_probability(s: Scratch, strategies: int) -> float:
+def _split_probability(s: Work, strategies: int) -> float:
     """Softmax probability of SPLIT among the decisions in `s.scores`."""
     high = s.scores[0]
     for k in range(strategies + 1):
@@ -112,7 +117,7 @@ def _split_probability(s: Scratch, strategies: int) -> float:
 
 
 @kernel
-def _order_candidates(s: Scratch, count: int, wanted: int) -> None:
+def _order_candidates(s: Work, count: int, wanted: int) -> None:
     """Put the `wanted` strategies of least `s.satd` first in `s.order`."""
     for k in range(count):
         s.order[k] = k
@@ -129,7 +134,7 @@ def _order_candidates(s: Scratch, count: int, wanted: int) -> None:
 @kernel
 def _luma_cost(
     p: Picture,
-    s: Scratch,
+    s: Work,
     c: Constants,
     m: Model,
     y: int,
@@ -146,10 +151,10 @@ def _luma_cost(
     take_residual(p, s, 0, y, x, size)
     forward(c.transforms[basis_index(0, size)], s.residual, s.half, s.coefficients, size)
     lagrangian = lambda_of(p, c)
-    before = p.registers[BITS]
-    code_strategy(p, m, c.strategies, y, x, log2, strategy)
-    code_offset(p, m, c.multipliers.shape[0], y, x, log2, offset)
-    bits = (p.registers[BITS] - before) / 65536
+    before = p.state.registers[BITS]
+    code_strategy(p, m, y, x, log2, strategy)
+    code_offset(p, m, y, x, log2, offset)
+    bits = (p.state.registers[BITS] - before) / 65536
     step = block_step(p, c, 0, offset)
     _, distortion, level_bits = quantize(
         s, c, m, 0, size, step, lagrangian * 4096, energy, direction_group(code), step_class(p)
@@ -158,21 +163,11 @@ def _luma_cost(
 
 
 @kernel
-def _leaf_cost(
-    p: Picture, s: Scratch, c: Constants, m: Model, y: int, x: int, log2: int, strategy: int, offset: int, chroma: int
-) -> float:
-    """J of a leaf coded without learning; its reconstruction and maps stay behind."""
-    before = p.registers[BITS]
-    error = code_leaf(p, s, c, m, y, x, log2, strategy, offset, chroma)
-    return error + lambda_of(p, c) * (p.registers[BITS] - before) / 65536
-
-
-@kernel
 def _best_leaf(
-    p: Picture, s: Scratch, c: Constants, m: Model, net: Network, plan: Plan, y: int, x: int, log2: int
+    p: Picture, s: Work, c: Constants, m: Model, net: Network, plan: Plan, y: int, x: int, log2: int
 ) -> float:
     """Find and code the best leaf for a node (without learning); return its J."""
-    strategies = c.strategies.shape[0]
+    strategies = int(c.counts[NUM_STRATEGIES])
     wanted = min(plan.candidates, strategies)
     if plan.kind == GUIDED:
         for k in range(strategies):
@@ -182,7 +177,7 @@ def _best_leaf(
     _order_candidates(s, strategies, wanted)
     energy = neighbour_energy(p, 0, y, x, 1 << log2)
     best = int(s.order[0])
-    best_offset = int(c.neutral)
+    best_offset = int(c.counts[NEUTRAL])
     if wanted > 1 or plan.offset_span > 0:
         best_cost = 1e300
         for i in range(wanted):
@@ -190,30 +185,32 @@ def _best_leaf(
             if cost < best_cost:
                 best_cost = cost
                 best = int(s.order[i])
-        first = max(int(c.neutral) - plan.offset_span, 0)
-        last = min(int(c.neutral) + plan.offset_span, c.multipliers.shape[0] - 1)
+        first = max(int(c.counts[NEUTRAL]) - plan.offset_span, 0)
+        last = min(int(c.counts[NEUTRAL]) + plan.offset_span, int(c.counts[NUM_OFFSETS]) - 1)
         for offset in range(first, last + 1):
-            if offset != c.neutral:
+            if offset != c.counts[NEUTRAL]:
                 cost = _luma_cost(p, s, c, m, y, x, log2, best, offset, energy)
                 if cost < best_cost:
                     best_cost = cost
                     best_offset = offset
-    if not plan.exact_chroma or p.control[PLANES] == 1:
-        return _leaf_cost(p, s, c, m, y, x, log2, best, best_offset, AUTO_CHROMA)
-    best_chroma = 0
+    # The last pass codes the choice, so that its reconstruction and maps stay behind.
+    lagrangian = lambda_of(p, c)
+    exact = plan.exact_chroma and p.state.control[PLANES] == 3
+    best_chroma = AUTO_CHROMA
     best_cost = 1e300
-    for chroma in range(4):
-        cost = _leaf_cost(p, s, c, m, y, x, log2, best, best_offset, chroma)
+    for attempt in range(0 if exact else 4, 5):
+        chroma = attempt if attempt < 4 else best_chroma
+        before = p.state.registers[BITS]
+        error = code_leaf(p, s, c, m, y, x, log2, best, best_offset, chroma)
+        cost = error + lagrangian * (p.state.registers[BITS] - before) / 65536
         if cost < best_cost:
             best_cost = cost
             best_chroma = chroma
-    if best_chroma < 3:
-        best_cost = _leaf_cost(p, s, c, m, y, x, log2, best, best_offset, best_chroma)
     return best_cost
 
 
 @kernel
-def _save(p: Picture, s: Scratch, y: int, x: int, log2: int) -> None:
+def _save(p: Picture, s: Work, y: int, x: int, log2: int) -> None:
     slot = log2 - tables.MIN_BLOCK_LOG2
     size = 1 << log2
     for plane in range(p.decoded.shape[0]):
@@ -227,7 +224,7 @@ def _save(p: Picture, s: Scratch, y: int, x: int, log2: int) -> None:
 
 
 @kernel
-def _restore(p: Picture, s: Scratch, y: int, x: int, log2: int) -> None:
+def _restore(p: Picture, s: Work, y: int, x: int, log2: int) -> None:
     slot = log2 - tables.MIN_BLOCK_LOG2
     size = 1 << log2
     for plane in range(p.decoded.shape[0]):
@@ -242,7 +239,7 @@ def _restore(p: Picture, s: Scratch, y: int, x: int, log2: int) -> None:
 
 @kernel
 def search_node(
-    p: Picture, s: Scratch, c: Constants, m: Model, net: Network, plan: Plan, y: int, x: int, log2: int
+    p: Picture, s: Work, c: Constants, m: Model, net: Network, plan: Plan, y: int, x: int, log2: int
 ) -> float:
     """Best decisions for a node and all below it, by J with the model's current costs; return J.
 
@@ -265,24 +262,24 @@ def search_node(
         observe(p, s, c, m, y, x, log2)
         evaluate(net, s)
         if try_split:
-            chance = _split_probability(s, c.strategies.shape[0])
+            chance = _split_probability(s, int(c.counts[NUM_STRATEGIES]))
             try_leaf = chance <= plan.split_above
             try_split = chance >= plan.leaf_below
     leaf_bits = 0
     split_bits = 0
     if log2 > tables.MIN_BLOCK_LOG2:
-        before = p.registers[BITS]
+        before = p.state.registers[BITS]
         code_split(p, m, y, x, log2, 0)
-        leaf_bits = p.registers[BITS] - before
-        before = p.registers[BITS]
+        leaf_bits = p.state.registers[BITS] - before
+        before = p.state.registers[BITS]
         code_split(p, m, y, x, log2, 1)
-        split_bits = p.registers[BITS] - before
+        split_bits = p.state.registers[BITS] - before
     leaf_cost = 1e300
     if try_leaf:
         leaf_cost = _best_leaf(p, s, c, m, net, plan, y, x, log2) + lagrangian * leaf_bits / 65536
         if plan.stop_empty:
             empty = True
-            for plane in range(int(p.control[PLANES])):
+            for plane in range(int(p.state.control[PLANES])):
                 empty = empty and p.maps[ENERGY + plane, y >> 2, x >> 2] == 0
             try_split = try_split and not empty
         if not try_split:
@@ -303,16 +300,8 @@ def search_node(
 
 
 @kernel
-def _search_superblock(
-    p: Picture, s: Scratch, c: Constants, m: Model, net: Network, plan: Plan, y: int, x: int
-) -> None:
-    """Search the superblock at (y, x); its decisions go to the last slot of `s.saved_maps`."""
-    mode = p.registers[MODE]
-    bits = p.registers[BITS]
-    p.registers[MODE] = ESTIMATE
-    search_node(p, s, c, m, net, plan, y, x, tables.SUPERBLOCK_LOG2)
-    p.registers[MODE] = mode
-    p.registers[BITS] = bits
+def _take_plan(p: Picture, s: Work, y: int, x: int) -> None:
+    """Move the decisions that a search left in the superblock's maps to `s.planned`."""
     bottom = min(y + _SIDE, p.source.shape[1])
     right = min(x + _SIDE, p.source.shape[2])
     for channel in range(NUM_MAPS):
@@ -331,15 +320,15 @@ def planned_decision(maps: np.ndarray, uy: int, ux: int, log2: int) -> tuple[int
 
 
 @kernel
-def encode_picture(p: Picture, s: Scratch, c: Constants, net: Network, plan: Plan) -> float:
+def encode_picture(p: Picture, s: Work, c: Constants, net: Network, plan: Plan) -> float:
     """Code every node of a picture as the plan decides; return the squared error of the whole."""
-    m = model_of(p, s, c)
+    m = Model(p.state, s, c, p.stream)
     error = 0.0
     searched = 0
-    while p.control[NODE_LOG2] > 0 and p.registers[FAULT] == 0:
-        y, x, log2 = int(p.control[NODE_Y]), int(p.control[NODE_X]), int(p.control[NODE_LOG2])
+    while p.state.control[NODE_LOG2] > 0 and p.state.registers[FAULT] == 0:
+        y, x, log2 = int(p.state.control[NODE_Y]), int(p.state.control[NODE_X]), int(p.state.control[NODE_LOG2])
         decision = SPLIT
-        offset = int(c.neutral)
+        offset = int(c.counts[NEUTRAL])
         chroma = AUTO_CHROMA
         if plan.kind == FIXED:
             if log2 <= plan.fixed_log2:
@@ -347,13 +336,19 @@ def encode_picture(p: Picture, s: Scratch, c: Constants, net: Network, plan: Pla
         elif plan.kind == POLICY:
             observe(p, s, c, m, y, x, log2)
             evaluate(net, s)
-            decision, offset = policy_decision(s, c.strategies.shape[0], c.multipliers.shape[0], log2)
+            decision, offset = policy_decision(s, int(c.counts[NUM_STRATEGIES]), int(c.counts[NUM_OFFSETS]), log2)
         else:
             top = y // _SIDE * _SIDE
             left = x // _SIDE * _SIDE
-            if p.control[CURSOR] != searched:
-                searched = int(p.control[CURSOR])
-                _search_superblock(p, s, c, m, net, plan, top, left)
+            if p.state.control[CURSOR] != searched:
+                searched = int(p.state.control[CURSOR])
+                bits = p.state.registers[BITS]
+                mode = p.state.registers[MODE]
+                p.state.registers[MODE] = ESTIMATE
+                search_node(p, s, c, m, net, plan, top, left, tables.SUPERBLOCK_LOG2)
+                p.state.registers[MODE] = mode
+                p.state.registers[BITS] = bits
+                _take_plan(p, s, top, left)
             decision, offset, chroma = planned_decision(s.planned, (y - top) >> 2, (x - left) >> 2, log2)
         error += code_node(p, s, c, decision, offset, chroma)
     return error

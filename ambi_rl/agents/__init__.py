@@ -1,0 +1,1 @@
+"""Torch policies, their training algorithms, imitation of the search, and export to a bundle."""

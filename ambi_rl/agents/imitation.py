@@ -1,0 +1,344 @@
+"""Warm start: the policy first learns to decide as a search strategist does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from ambi_rl.agents.credit import learning_scale, subtree_returns
+from ambi_rl.agents.policy import ObservationNormalizer, policy_logits, policy_values
+from ambi_rl.codec import tables
+from ambi_rl.codec.bundle import Bundle
+from ambi_rl.codec.frame import Decision, encode_frame
+from ambi_rl.codec.process import BlockCodingBatch
+from ambi_rl.codec.strategists import Strategist
+from ambi_rl.data import PhotographSource
+from ambi_rl.data.source import Patch
+from ambi_rl.rewards import Reward
+
+SPLIT = 0
+_BATCH = 128
+"""Patches replayed at a time."""
+
+Report = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """What a teacher saw and decided.
+
+    Attributes:
+        observations: float32 [N, F].
+        masks: bool [N, S+1+O].
+        decisions: int64 [N], 0 = split, else 1 + strategy.
+        offsets: int64 [N], index of the quantization offset; of no meaning for a split.
+        returns: float32 [N], what the value function should say.
+        patches: int64 [N], which patch.
+    """
+
+    observations: npt.NDArray[np.float32]
+    masks: npt.NDArray[np.bool_]
+    decisions: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int64]
+    returns: npt.NDArray[np.float32]
+    patches: npt.NDArray[np.int64]
+
+    def select(self, rows: npt.NDArray[Any]) -> Demonstrations:
+        """The demonstrations of an index array or mask."""
+        return Demonstrations(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+def decision_sequence(
+    decisions: Sequence[Decision], height: int, width: int, neutral: int
+) -> npt.NDArray[np.int32]:
+    """The steps that lead to given leaves, in coding order.
+
+    Args:
+        decisions: The leaves, in any order, covering the picture.
+        height: Of the picture, a multiple of 4.
+        width: Likewise.
+        neutral: Offset index to give a split.
+
+    Returns:
+        int32 [T, 2]: 0 or 1 + strategy, and the offset's index. Nodes that cross the border are split
+        without a step.
+    """
+    leaves = {(leaf.y, leaf.x): leaf for leaf in decisions}
+    steps: list[tuple[int, int]] = []
+
+    def visit(y: int, x: int, size: int) -> None:
+        if y >= height or x >= width:
+            return
+        leaf = leaves.get((y, x))
+        if leaf is not None and leaf.size == size:
+            steps.append((leaf.strategy + 1, leaf.offset))
+            return
+        if y + size <= height and x + size <= width:
+            steps.append((SPLIT, neutral))
+        half = size // 2
+        for quarter in range(4):
+            visit(y + half * (quarter // 2), x + half * (quarter % 2), half)
+
+    for y in range(0, height, tables.SUPERBLOCK):
+        for x in range(0, width, tables.SUPERBLOCK):
+            visit(y, x, tables.SUPERBLOCK)
+    return np.array(steps, np.int32)
+
+
+def _returns_to_go(rewards: npt.NDArray[Any], gamma: float) -> npt.NDArray[np.float64]:
+    out = np.zeros(rewards.shape)
+    following = np.zeros(rewards.shape[1])
+    for t in range(rewards.shape[0] - 1, -1, -1):
+        following = rewards[t] + gamma * following
+        out[t] = following
+    return out
+
+
+def _replay(
+    patches: Sequence[Patch],
+    sequences: Sequence[npt.NDArray[np.int32]],
+    process: BlockCodingBatch,
+    reward: Reward,
+    *,
+    tree_credit: bool,
+    gamma: float,
+    first: int,
+) -> Demonstrations:
+    """Take the decisions again, in the environment's own process, and note what it shows."""
+    count = len(patches)
+    lengths = np.array([len(sequence) for sequence in sequences])
+    steps = int(lengths.max())
+    actions = np.ones((steps, process.batch, 2), np.int32)
+    for index, sequence in enumerate(sequences):
+        actions[: len(sequence), index] = sequence
+    lagrangian = np.ones(process.batch)
+    pixels = process.height * process.width
+    for index, patch in enumerate(patches):
+        process.load(index, patch.planes, patch.step)
+        lagrangian[index] = process.lagrangian(index)
+    choices = process.num_decisions + process.num_offsets
+    observations = np.zeros((steps, process.batch, process.observation_size), np.float32)
+    masks = np.ones((steps, process.batch, choices), np.bool_)
+    rewards = np.zeros((steps, process.batch))
+    for t in range(steps):
+        process.observe(observations[t], masks[t])
+        process.step(actions[t, :, 0], actions[t, :, 1])
+        terms = reward.step_terms(process.bits, process.error, lagrangian, pixels)
+        rewards[t] = reward.of_step(terms)
+    valid = np.arange(steps)[:, None] < lengths[None, :]
+    if not bool(process.done[:count].all()):
+        raise RuntimeError("the teacher's decisions do not cover the patch")
+    rewards[:, :count] *= learning_scale(observations[:, :count], pixels)
+    rewards = np.where(valid, rewards[:, :count], 0.0)
+    if tree_credit:
+        returns, _ = subtree_returns(rewards, (actions[:, :count, 0] == SPLIT) & valid)
+    else:
+        returns = _returns_to_go(rewards, gamma)
+    number = np.broadcast_to(np.arange(first, first + count), valid.shape)
+    return Demonstrations(
+        observations[:, :count][valid],
+        masks[:, :count][valid],
+        actions[:, :count, 0][valid].astype(np.int64),
+        actions[:, :count, 1][valid].astype(np.int64),
+        returns[valid].astype(np.float32),
+        number[valid].astype(np.int64),
+    )
+
+
+def collect_demonstrations(
+    source: PhotographSource,
+    bundle: Bundle,
+    teacher: Strategist,
+    reward: Reward,
+    *,
+    count: int,
+    seed: int,
+    tree_credit: bool,
+    gamma: float,
+    threads: int | None = None,
+    report: Report | None = None,
+) -> Demonstrations:
+    """Let a teacher encode random patches and note what it decided where.
+
+    The quality of every patch is drawn as in the environment, so one policy learns all of them.
+
+    Args:
+        source: Where patches come from.
+        bundle: The codec.
+        teacher: Usually a search.
+        reward: For the value function; terms of finished pictures are left out of it.
+        count: Number of patches.
+        seed: Of the patches.
+        tree_credit: Whether returns are those of subtrees (`ambi_rl.agents.credit`) or of steps.
+        gamma: Discount of returns over steps.
+        threads: Encoders that run side by side; one for each core if None.
+        report: Called with the fraction done.
+    """
+    rng = np.random.default_rng(seed)
+    patches = [source.sample(rng) for _ in range(count)]
+    size = source.patch_size
+    neutral = bundle.offsets.index(0)
+
+    def teach(patch: Patch) -> npt.NDArray[np.int32]:
+        frame = encode_frame(patch.planes, patch.step, bundle, teacher)
+        return decision_sequence(frame.decisions, size, size, neutral)
+
+    process = BlockCodingBatch(min(_BATCH, count), size, size, bundle, threads=threads)
+    parts: list[Demonstrations] = []
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        taught = pool.map(teach, patches)
+        for first in range(0, count, _BATCH):
+            some = patches[first : first + _BATCH]
+            sequences = []
+            for _ in some:
+                sequences.append(next(taught))
+                if report is not None:
+                    report((first + len(sequences)) / count)
+            part = _replay(
+                some,
+                sequences,
+                process,
+                reward,
+                tree_credit=tree_credit,
+                gamma=gamma,
+                first=first,
+            )
+            parts.append(part)
+    process.close()
+    return Demonstrations(
+        *(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Demonstrations))
+    )
+
+
+@dataclass(frozen=True)
+class CloneResult:
+    """How well the policy imitates, on patches it was not trained with.
+
+    Attributes:
+        decision_accuracy: Share of nodes with the teacher's decision, strategy included.
+        split_accuracy: Share of nodes where split or not is the teacher's.
+        offset_accuracy: Share of leaves with the teacher's offset.
+        loss: Cross-entropy of decisions, nats.
+        value_correlation: Correlation of the value function with the returns.
+    """
+
+    decision_accuracy: float
+    split_accuracy: float
+    offset_accuracy: float
+    loss: float
+    value_correlation: float
+
+
+def _masked_logits(policy: Any, data: _Tensors, decisions: int, masked: bool) -> tuple[Any, Any]:
+    logits = policy_logits(policy, data.observations)
+    first, second = logits[:, :decisions], logits[:, decisions:]
+    if masked:
+        first = first.masked_fill(~data.masks[:, :decisions], -1e8)
+    return first, second
+
+
+@dataclass(frozen=True)
+class _Tensors:
+    observations: torch.Tensor
+    masks: torch.Tensor
+    decisions: torch.Tensor
+    offsets: torch.Tensor
+    returns: torch.Tensor
+
+    @staticmethod
+    def of(data: Demonstrations) -> _Tensors:
+        return _Tensors(
+            torch.as_tensor(data.observations),
+            torch.as_tensor(data.masks),
+            torch.as_tensor(data.decisions),
+            torch.as_tensor(data.offsets),
+            torch.as_tensor(data.returns),
+        )
+
+    def rows(self, index: torch.Tensor) -> _Tensors:
+        return _Tensors(*(getattr(self, field.name)[index] for field in fields(self)))
+
+
+def clone(
+    policy: Any,
+    data: Demonstrations,
+    *,
+    num_decisions: int,
+    masked: bool,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    report: Report | None = None,
+) -> CloneResult:
+    """Behavioural cloning: fit policy and value function to demonstrations.
+
+    Sets the policy's observation normalisation from the demonstrations first.
+
+    Args:
+        policy: Made with `ambi_rl.agents.policy.policy_arguments`.
+        data: At least two patches; every tenth is for validation only.
+        num_decisions: S + 1.
+        masked: Whether the agent masks invalid choices. Without masks the policy learns that a 4x4 block
+            is not split.
+        epochs: Passes over the data.
+        batch_size: Samples of a gradient step.
+        learning_rate: Of Adam at the start; it falls to zero along a cosine.
+        seed: Of the order of samples.
+        report: Called with the fraction done.
+    """
+    held_out = data.patches % 10 == 9 if data.patches.max() >= 9 else data.patches == data.patches.max()
+    train, check = _Tensors.of(data.select(~held_out)), _Tensors.of(data.select(held_out))
+    extractor = policy.features_extractor
+    if not isinstance(extractor, ObservationNormalizer):
+        raise TypeError("the policy has no observation normaliser")
+    extractor.fit(data.observations)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
+    samples = len(train.decisions)
+    per_epoch = -(-samples // batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * per_epoch)
+    policy.set_training_mode(True)
+    for epoch in range(epochs):
+        order = torch.randperm(samples, generator=generator)
+        for start in range(0, samples, batch_size):
+            batch = train.rows(order[start : start + batch_size])
+            first, second = _masked_logits(policy, batch, num_decisions, masked)
+            loss = nn.functional.cross_entropy(first, batch.decisions)
+            leaf = batch.decisions != SPLIT
+            if bool(leaf.any()):
+                loss = loss + nn.functional.cross_entropy(second[leaf], batch.offsets[leaf])
+            values = policy_values(policy, batch.observations)
+            loss = loss + 0.5 * nn.functional.smooth_l1_loss(values, batch.returns)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        if report is not None:
+            report((epoch + 1) / epochs)
+    policy.set_training_mode(False)
+    return _validate(policy, check, num_decisions, masked)
+
+
+@torch.no_grad()
+def _validate(policy: Any, check: _Tensors, num_decisions: int, masked: bool) -> CloneResult:
+    first, second = _masked_logits(policy, check, num_decisions, masked)
+    chosen = first.argmax(dim=1)
+    leaf = check.decisions != SPLIT
+    values = policy_values(policy, check.observations)
+    pair = torch.stack([values, check.returns])
+    return CloneResult(
+        decision_accuracy=float((chosen == check.decisions).float().mean()),
+        split_accuracy=float(((chosen == SPLIT) == ~leaf).float().mean()),
+        offset_accuracy=float((second[leaf].argmax(dim=1) == check.offsets[leaf]).float().mean()),
+        loss=float(nn.functional.cross_entropy(first, check.decisions)),
+        value_correlation=float(torch.corrcoef(pair)[0, 1]),
+    )

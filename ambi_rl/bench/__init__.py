@@ -1,0 +1,1 @@
+"""Measuring codecs: peers, rate-distortion curves, tables and pictures of decisions."""

@@ -1,0 +1,269 @@
+"""Quadtree coding as a process stepped by decisions from outside, many pictures at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from ambi_rl.codec import tables
+from ambi_rl.codec.bundle import Bundle
+from ambi_rl.codec.context import context_of
+from ambi_rl.codec.entropy.coder import COUNT, Model, start_encoding
+from ambi_rl.codec.frame import Decision, Planes, decisions_of
+from ambi_rl.codec.jit import kernel
+from ambi_rl.codec.kernel.block import AUTO_CHROMA, SPLIT, begin, code_node, lambda_of
+from ambi_rl.codec.kernel.state import (
+    BITS,
+    MODE,
+    NODE_LOG2,
+    NODE_X,
+    NODE_Y,
+    NUM_OFFSETS,
+    NUM_STRATEGIES,
+    Constants,
+    Picture,
+    Work,
+    allocate_picture,
+)
+from ambi_rl.codec.strategists.observation import observe, rank_strategies
+from ambi_rl.errors import UsageError
+
+Floats = npt.NDArray[np.float64]
+
+
+@kernel
+def _observe_range(
+    batch: Picture,
+    s: Work,
+    c: Constants,
+    first: int,
+    last: int,
+    observations: npt.NDArray[np.float32],
+    masks: npt.NDArray[np.bool_],
+) -> None:
+    """Observations and valid choices of the current nodes of pictures first…last−1."""
+    choices = int(c.counts[NUM_STRATEGIES]) + 1 + int(c.counts[NUM_OFFSETS])
+    for b in range(first, last):
+        p = Picture(
+            batch.source[b], batch.decoded[b], batch.maps[b], batch.stream[b], batch.state[b]  # type: ignore[index]
+        )
+        log2 = int(p.state.control[NODE_LOG2])
+        if log2 == 0:
+            continue
+        m = Model(p.state, s, c, p.stream)
+        observe(p, s, c, m, int(p.state.control[NODE_Y]), int(p.state.control[NODE_X]), log2)
+        for k in range(observations.shape[1]):
+            observations[b, k] = s.observation[k]
+        for k in range(choices):
+            masks[b, k] = True
+        masks[b, SPLIT] = log2 > tables.MIN_BLOCK_LOG2
+
+
+@kernel
+def _step_range(
+    batch: Picture,
+    s: Work,
+    c: Constants,
+    first: int,
+    last: int,
+    decisions: npt.NDArray[np.int32],
+    offsets: npt.NDArray[np.int32],
+    chromas: npt.NDArray[np.int32],
+    bits: Floats,
+    error: Floats,
+    done: npt.NDArray[np.bool_],
+) -> None:
+    """Take one decision in each of the pictures first…last−1 that are not done."""
+    for b in range(first, last):
+        p = Picture(
+            batch.source[b], batch.decoded[b], batch.maps[b], batch.stream[b], batch.state[b]  # type: ignore[index]
+        )
+        log2 = int(p.state.control[NODE_LOG2])
+        bits[b] = 0.0
+        error[b] = 0.0
+        if log2 == 0:
+            done[b] = True
+            continue
+        if decisions[b] == SPLIT and log2 == tables.MIN_BLOCK_LOG2:
+            m = Model(p.state, s, c, p.stream)
+            y, x = int(p.state.control[NODE_Y]), int(p.state.control[NODE_X])
+            decisions[b] = rank_strategies(p, s, c, m, y, x, log2, False) + 1
+        before = p.state.registers[BITS]
+        error[b] = code_node(p, s, c, int(decisions[b]), int(offsets[b]), int(chromas[b]))
+        bits[b] = (p.state.registers[BITS] - before) / 65536
+        done[b] = p.state.control[NODE_LOG2] == 0
+
+
+@kernel
+def _lambda(p: Picture, c: Constants) -> float:
+    return lambda_of(p, c)
+
+
+class BlockCodingBatch:
+    """B coding processes, each of one patch, stepped together in compiled code on all cores.
+
+    The processes count the cost of what they code with the entropy model's adapting state, exactly as the
+    encoder does, but write no stream.
+
+    Attributes:
+        num_decisions: S + 1: split, then one for each prediction strategy.
+        num_offsets: O.
+        observation_size: F.
+        bits: float64 [B], bits of the last step.
+        error: float64 [B], squared error of the last step's leaf (0 for a split), 8-bit code values,
+            mean of R, G, B, summed over its pixels.
+        done: bool [B], whether the patch is coded.
+        taken: int32 [B], the decision of the last step after invalid ones were replaced.
+    """
+
+    def __init__(
+        self, batch: int, height: int, width: int, bundle: Bundle, *, planes: int = 3, threads: int | None = None
+    ) -> None:
+        """Allocate `batch` processes for patches of `height`×`width` pixels (multiples of 4).
+
+        Raises:
+            UsageError: The size is not a positive multiple of 4.
+        """
+        if height < 4 or width < 4 or height % 4 or width % 4:
+            raise UsageError(f"patch size {height}x{width} is not a multiple of 4")
+        self._context = context_of(bundle)
+        self._bundle = bundle
+        self._counters = np.ascontiguousarray(bundle.entropy["counters"])
+        self._mixers = np.ascontiguousarray(bundle.entropy["mixers"])
+        self._picture = allocate_picture(planes, height, width, 1, batch=batch)
+        self.batch, self.height, self.width, self.planes = batch, height, width, planes
+        self.num_decisions = self._context.strategies + 1
+        self.num_offsets = self._context.offsets
+        self.observation_size = self._context.observation_size
+        self.bits = np.zeros(batch)
+        self.error = np.zeros(batch)
+        self.done = np.ones(batch, bool)
+        self.taken = np.zeros(batch, np.int32)
+        self._offsets = np.zeros(batch, np.int32)
+        self._chromas = np.full(batch, AUTO_CHROMA, np.int32)
+        workers = max(1, min(threads or os.cpu_count() or 1, batch))
+        self._work = [self._context.work() for _ in range(workers)]
+        bounds = np.linspace(0, batch, workers + 1).astype(int)
+        self._ranges = list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
+        self._pool = ThreadPoolExecutor(workers - 1) if workers > 1 else None
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle whose entropy state episodes start from."""
+        return self._bundle
+
+    def use_bundle(self, bundle: Bundle) -> None:
+        """Start later episodes from another bundle's entropy state (same strategies and offsets)."""
+        self._bundle = bundle
+        self._counters = np.ascontiguousarray(bundle.entropy["counters"])
+        self._mixers = np.ascontiguousarray(bundle.entropy["mixers"])
+
+    def load(self, index: int, planes: Planes, step: int) -> None:
+        """Begin an episode: set the patch (int16 [P, H, W], 10 bits) and the quantizer step (1/64)."""
+        picture = self._member(index)
+        picture.source[...] = planes
+        picture.decoded[...] = 0
+        picture.state.probs[...] = self._counters
+        picture.state.weights[...] = self._mixers
+        start_encoding(picture.state.registers)
+        picture.state.registers[MODE] = COUNT
+        begin(picture, self.planes, self.height, self.width, step)
+        self.done[index] = False
+
+    def _member(self, index: int) -> Picture:
+        batch = self._picture
+        return Picture(
+            batch.source[index],
+            batch.decoded[index],
+            batch.maps[index],
+            batch.stream[index],
+            batch.state[index],  # type: ignore[index]
+        )
+
+    def observe(self, observations: npt.NDArray[np.float32], masks: npt.NDArray[np.bool_]) -> None:
+        """Fill observations float32 [B, F] and masks bool [B, S + 1 + O]; rows of done ones stay."""
+        constants = self._context.constants
+
+        def run(worker: int, first: int, last: int) -> None:
+            _observe_range(self._picture, self._work[worker], constants, first, last, observations, masks)
+
+        self._on_all_cores(run)
+
+    def step(
+        self,
+        decisions: npt.NDArray[np.integer],
+        offsets: npt.NDArray[np.integer],
+        chromas: npt.NDArray[np.integer] | None = None,
+    ) -> None:
+        """Take a decision [B] and an offset [B] in every process that is not done.
+
+        A decision that is not valid (splitting a 4x4 block) becomes the strategy of least estimated cost;
+        `taken` says what was done. Without `chromas` the kernel chooses the chroma strategy.
+        """
+        self.taken[:] = decisions
+        self._offsets[:] = offsets
+        self._chromas[:] = AUTO_CHROMA if chromas is None else chromas
+        constants = self._context.constants
+
+        def run(worker: int, first: int, last: int) -> None:
+            _step_range(
+                self._picture,
+                self._work[worker],
+                constants,
+                first,
+                last,
+                self.taken,
+                self._offsets,
+                self._chromas,
+                self.bits,
+                self.error,
+                self.done,
+            )
+
+        self._on_all_cores(run)
+
+    def _on_all_cores(self, run: Callable[[int, int, int], None]) -> None:
+        # Compiled code releases the GIL, so plain threads share the batch; the caller's thread takes a part.
+        pending: list[Future[None]] = []
+        if self._pool is not None:
+            for worker in range(1, len(self._ranges)):
+                pending.append(self._pool.submit(run, worker, *self._ranges[worker]))
+        run(0, *self._ranges[0])
+        for future in pending:
+            future.result()
+
+    def node(self, index: int) -> tuple[int, int, int]:
+        """Current node of a process: y, x, side in pixels (side 0 when done)."""
+        control = self._member(index).state.control
+        log2 = int(control[NODE_LOG2])
+        return int(control[NODE_Y]), int(control[NODE_X]), (1 << log2) if log2 else 0
+
+    def reconstruction(self, index: int) -> Planes:
+        """Copy of the decoded planes, int16 [P, H, W]; zero where nothing is coded yet."""
+        return self._picture.decoded[index].copy()
+
+    def source(self, index: int) -> Planes:
+        """Copy of the source planes, int16 [P, H, W]."""
+        return self._picture.source[index].copy()
+
+    def decisions(self, index: int) -> list[Decision]:
+        """Leaves coded so far, in raster order."""
+        return decisions_of(self._picture.maps[index])
+
+    def total_cost(self, index: int) -> int:
+        """Cost of everything coded since `load`, in 1/65536 bit; exact."""
+        return int(self._member(index).state.registers[BITS])
+
+    def lagrangian(self, index: int) -> float:
+        """λ in J = error + λ·bits for this episode's quantizer step."""
+        return float(_lambda(self._member(index), self._context.constants))
+
+    def close(self) -> None:
+        """Stop the worker threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None

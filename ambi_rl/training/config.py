@@ -1,0 +1,387 @@
+"""What can be configured: the schema of `conf/`, its ranges, and messages that name what was meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ambi_rl.agents.algorithms import ALGORITHMS
+from ambi_rl.codec.strategists import EFFORTS
+from ambi_rl.errors import ConfigError
+from ambi_rl.rewards import TERMS, Reward
+
+METRICS = ("auto", "psnr", "ssim", "ms_ssim")
+CREDITS = ("auto", "tree", "steps")
+WARM_STARTS = ("none", "imitation")
+
+
+@dataclass
+class EnvConfig:
+    """Group `env`; every key is explained in conf/env/*.yaml."""
+
+    num_envs: int = MISSING
+    patch_size: int = MISSING
+    threads: int | None = MISSING
+
+
+@dataclass
+class DataConfig:
+    """Group `data`."""
+
+    folder: str | None = MISSING
+    held_out_every: int = MISSING
+    min_quality: float = MISSING
+    max_quality: float = MISSING
+    texture: float = MISSING
+
+
+@dataclass
+class RewardConfig:
+    """Group `reward`: weights of the reward terms."""
+
+    rate: float = MISSING
+    sse: float = MISSING
+    ssim: float = MISSING
+    ms_ssim: float = MISSING
+
+
+@dataclass
+class ImitationConfig:
+    """Part of every agent: the warm start."""
+
+    patches: int = MISSING
+    effort: int = MISSING
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    learning_rate: float = MISSING
+
+
+@dataclass
+class AgentConfig:
+    """What the agents share."""
+
+    algorithm: str = MISSING
+    warm_start: str = MISSING
+    imitation: ImitationConfig = field(default_factory=ImitationConfig)
+    credit: str = MISSING
+    hidden: int = MISSING
+    n_steps: int = MISSING
+    learning_rate: float = MISSING
+    final_learning_rate: float = MISSING
+    gamma: float = MISSING
+    gae_lambda: float = MISSING
+    entropy_coefficient: float = MISSING
+    value_coefficient: float = MISSING
+    max_grad_norm: float = MISSING
+
+
+@dataclass
+class PPOConfig(AgentConfig):
+    """Groups `agent: ppo` and `agent: maskable_ppo`."""
+
+    batch_size: int = MISSING
+    n_epochs: int = MISSING
+    clip_range: float = MISSING
+    target_kl: float | None = MISSING
+
+
+@dataclass
+class A2CConfig(AgentConfig):
+    """Group `agent: a2c`."""
+
+
+@dataclass
+class EntropyConfig:
+    """Part `entropy`: the learned entropy model."""
+
+    refit_every: int = MISSING
+    patches: int = MISSING
+
+
+@dataclass
+class EvaluationConfig:
+    """Part `evaluation`: what is measured on held-out photographs."""
+
+    every: int = MISSING
+    qualities: list[float] = MISSING
+    images: int = MISSING
+    metric: str = MISSING
+    search_effort: int = MISSING
+
+
+@dataclass
+class TrainConfig:
+    """The whole configuration of a run."""
+
+    name: str = MISSING
+    runs: str = MISSING
+    seed: int = MISSING
+    total_steps: int = MISSING
+    bundle: str | None = MISSING
+    resume: str | None = MISSING
+    checkpoint_every: int = MISSING
+    env: EnvConfig = field(default_factory=EnvConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    agent: AgentConfig = MISSING
+    entropy: EntropyConfig = field(default_factory=EntropyConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Reward weights by term."""
+        return {name: float(getattr(self.reward, name)) for name in TERMS}
+
+    @property
+    def tree_credit(self) -> bool:
+        """Whether decisions are judged by their subtree; see `agent.credit` in conf/agent."""
+        if self.agent.credit == "auto":
+            return not Reward(self.weights).needs_picture
+        return self.agent.credit == "tree"
+
+    @property
+    def metric(self) -> str:
+        """The metric of the objective: what `evaluation.metric` says, or what is rewarded most."""
+        if self.evaluation.metric != "auto":
+            return self.evaluation.metric
+        fidelity = {"psnr": self.reward.sse, "ssim": self.reward.ssim, "ms_ssim": self.reward.ms_ssim}
+        return max(fidelity, key=lambda name: fidelity[name])
+
+
+_SCHEMAS: tuple[type, ...] = (TrainConfig, PPOConfig, A2CConfig)
+
+
+def register() -> None:
+    """Tell Hydra the schema."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=TrainConfig)
+    store.store(group="agent", name="ppo_schema", node=PPOConfig)
+    store.store(group="agent", name="a2c_schema", node=A2CConfig)
+
+
+def _one_of(key: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{key} is {value!r}; it can be {', '.join(allowed)}{_meant(value, allowed)}")
+
+
+def _within(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{key} is {value:g}; it can be {low:g}…{high:g}")
+
+
+def _at_least(key: str, value: float, low: float) -> None:
+    if not value >= low:
+        raise ConfigError(f"{key} is {value:g}; it must be {low:g} or more")
+
+
+def _above(key: str, value: float, low: float) -> None:
+    if not value > low:
+        raise ConfigError(f"{key} is {value:g}; it must be over {low:g}")
+
+
+def validate(config: TrainConfig) -> None:
+    """Check what types alone do not say.
+
+    Raises:
+        ConfigError: One line that names the key, its value and what is possible.
+    """
+    if not re.fullmatch(r"[\w.+=,-]+", config.name) or set(config.name) == {"."}:
+        raise ConfigError(
+            f"name is {config.name!r}; it names a folder: letters, digits and . _ - + = , are possible"
+        )
+    env, data, agent = config.env, config.data, config.agent
+    _at_least("seed", config.seed, 0)
+    _at_least("total_steps", config.total_steps, 0)
+    _at_least("checkpoint_every", config.checkpoint_every, 1)
+    _at_least("env.num_envs", env.num_envs, 1)
+    if env.patch_size < 16 or env.patch_size % 4:
+        raise ConfigError(f"env.patch_size is {env.patch_size}; it must be a multiple of 4, 16 or more")
+    if env.threads is not None:
+        _at_least("env.threads", env.threads, 1)
+    _at_least("data.held_out_every", data.held_out_every, 2)
+    _within("data.min_quality", data.min_quality, 1, 100)
+    _within("data.max_quality", data.max_quality, data.min_quality, 100)
+    _within("data.texture", data.texture, 0, 1)
+    Reward(config.weights)
+    _validate_agent(agent)
+    if agent.credit == "tree" and Reward(config.weights).needs_picture:
+        raise ConfigError(
+            "agent.credit=tree needs rewards of single steps, but reward.ssim or reward.ms_ssim has a "
+            "weight and is known only at an episode's end; take agent.credit=steps"
+        )
+    _at_least("entropy.refit_every", config.entropy.refit_every, 0)
+    _at_least("entropy.patches", config.entropy.patches, 1)
+    _validate_evaluation(config.evaluation)
+
+
+def _validate_agent(agent: AgentConfig) -> None:
+    _one_of("agent.algorithm", agent.algorithm, ALGORITHMS)
+    _one_of("agent.warm_start", agent.warm_start, WARM_STARTS)
+    _one_of("agent.credit", agent.credit, CREDITS)
+    _within("agent.hidden", agent.hidden, 1, 256)
+    _at_least("agent.n_steps", agent.n_steps, 1)
+    for key in ("learning_rate", "max_grad_norm"):
+        _above(f"agent.{key}", getattr(agent, key), 0)
+    for key in ("final_learning_rate", "gamma", "gae_lambda"):
+        _within(f"agent.{key}", getattr(agent, key), 0, 1)
+    for key in ("entropy_coefficient", "value_coefficient"):
+        _at_least(f"agent.{key}", getattr(agent, key), 0)
+    imitation = agent.imitation
+    _at_least("agent.imitation.patches", imitation.patches, 2)
+    if not 5 <= imitation.effort < len(EFFORTS):
+        raise ConfigError(
+            f"agent.imitation.effort is {imitation.effort}; the teacher is a search, effort 5…9"
+        )
+    _at_least("agent.imitation.epochs", imitation.epochs, 1)
+    _at_least("agent.imitation.batch_size", imitation.batch_size, 1)
+    _above("agent.imitation.learning_rate", imitation.learning_rate, 0)
+    if isinstance(agent, PPOConfig):
+        _at_least("agent.batch_size", agent.batch_size, 2)
+        _at_least("agent.n_epochs", agent.n_epochs, 1)
+        _above("agent.clip_range", agent.clip_range, 0)
+        if agent.target_kl is not None:
+            _above("agent.target_kl", agent.target_kl, 0)
+
+
+def _validate_evaluation(evaluation: EvaluationConfig) -> None:
+    _at_least("evaluation.every", evaluation.every, 0)
+    _at_least("evaluation.images", evaluation.images, 1)
+    _one_of("evaluation.metric", evaluation.metric, METRICS)
+    qualities = evaluation.qualities
+    if len(set(qualities)) < 2 or len(set(qualities)) != len(qualities):
+        raise ConfigError(
+            f"evaluation.qualities is {list(qualities)}; a curve needs two or more different ones"
+        )
+    for quality in qualities:
+        _within("evaluation.qualities", quality, 1, 100)
+    if not 5 <= evaluation.search_effort < len(EFFORTS):
+        raise ConfigError(
+            f"evaluation.search_effort is {evaluation.search_effort}; a search has effort 5…9"
+        )
+
+
+def to_config(composed: DictConfig) -> TrainConfig:
+    """A validated configuration from what Hydra composed.
+
+    Raises:
+        ConfigError: A value is missing or out of range.
+    """
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise ConfigError(f"{missing[0]} has no value; give one: {missing[0]}=…")
+    known = set(_fields_of(TrainConfig))
+    for key in keys_of(composed):
+        if key not in known:
+            # Hydra lets +KEY=VALUE add what nothing reads.
+            raise explain_key(key, keys_of(composed, only=known))
+    try:
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise explain(error) from error
+    if not isinstance(config, TrainConfig):
+        raise ConfigError("the configuration does not follow the schema; compose it from ambi_rl.conf")
+    validate(config)
+    return config
+
+
+def _fields_of(kind: type, prefix: str = "") -> list[str]:
+    """Every dotted key that a schema has."""
+    found: list[str] = []
+    for name, hint in get_type_hints(kind).items():
+        found.append(f"{prefix}{name}")
+        if is_dataclass(hint):
+            for node in _SCHEMAS if hint is AgentConfig else (hint,):
+                if issubclass(node, hint):
+                    found += _fields_of(node, f"{prefix}{name}.")
+    return found
+
+
+def keys_of(node: Any, prefix: str = "", only: set[str] | None = None) -> list[str]:
+    """Every dotted key of a composed configuration, groups included.
+
+    Args:
+        node: The configuration.
+        prefix: What to put before every key.
+        only: Leave out keys that are not among these.
+    """
+    found: list[str] = []
+    for key in node:
+        name = f"{prefix}{key}"
+        if only is not None and name not in only:
+            continue
+        found.append(name)
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_missing() and not child._is_none():
+            found += keys_of(child, f"{name}.", only)
+    return found
+
+
+def _meant(word: str, candidates: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def explain_key(key: str, known: list[str]) -> ConfigError:
+    """The error for a key that does not exist: what was meant, or what there is.
+
+    Args:
+        key: Dotted, as it was given.
+        known: Every dotted key.
+    """
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if not close:
+        # Perhaps the right name in the wrong place.
+        last = key.rsplit(".", 1)[-1]
+        tails = {name.rsplit(".", 1)[-1]: name for name in known}
+        close = [tails[tail] for tail in difflib.get_close_matches(last, list(tails), n=1, cutoff=0.6)]
+    group = key.rsplit(".", 1)[0] if "." in key else ""
+    depth = f"{group}." if f"{group}." != "." and any(k.startswith(f"{group}.") for k in known) else ""
+    names = [k[len(depth) :] for k in known if k.startswith(depth) and "." not in k[len(depth) :]]
+    hint = f"did you mean {close[0]}? " if close else ""
+    where = depth[:-1] if depth else "the configuration"
+    return ConfigError(f"there is no key {key!r}; {hint}{where} has {', '.join(names)}")
+
+
+def explain(error: Exception, known: list[str] | None = None) -> ConfigError:
+    """One line for an error of Hydra or OmegaConf.
+
+    Args:
+        error: What was raised.
+        known: Every dotted key, to suggest one.
+    """
+    messages = []
+    current: BaseException | None = error
+    while current is not None and len(messages) < 4:
+        messages.append(str(current))
+        current = current.__cause__
+    text = "\n".join(messages)
+    missing = re.search(r"Key '([^']+)' is not in struct|Key '([^']+)' not in '", text)
+    override = re.search(r"Could not override '([^']+)'", text)
+    full = re.search(r"full_key: (\S+)", text)
+    if missing and known:
+        return explain_key((override or full or missing).group(1), known)
+    group = re.search(r"Could not find '([^'/]+)/([^']+)'.*?Available options in '[^']+':(.*)", text, re.S)
+    if group:
+        names = [n for n in re.findall(r"^\s+(\S+)$", group[3], re.M) if not n.endswith("_schema")]
+        return ConfigError(
+            f"{group[1]} is {group[2]!r}; it can be {', '.join(names)}{_meant(group[2], names)}"
+        )
+    wrong_group = re.search(r"Could not override '([^']+)'\.\s*\n?\s*No match in the defaults list", text)
+    if wrong_group and known:
+        return explain_key(wrong_group[1], known)
+    value = re.search(r"Value '([^']*)' of type '\w+' could not be converted to (\w+)", text)
+    if value and full:
+        kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+        wanted = kinds.get(value[2], value[2])
+        return ConfigError(f"{full[1]} is {value[1]!r}; it must be {wanted}")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return ConfigError("; ".join(dict.fromkeys(lines[:2])) or type(error).__name__)
+
+

@@ -1,0 +1,129 @@
+"""The main job: train a policy, export it, code held-out photographs with it, compare and draw."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+
+import ambi_rl
+from ambi_rl.bench import demo
+from ambi_rl.bench.report import points_table
+from ambi_rl.errors import AmbiError
+
+ROOT = Path(__file__).resolve().parent.parent
+PHOTOGRAPHS = Path(ambi_rl.__file__).parent / "data" / "photographs"
+BUDGET_SECONDS = 480
+"""What the whole may take on two cores."""
+
+
+class Clock:
+    """Announces steps with the seconds spent of the budget."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._start
+
+    def step(self, text: str) -> None:
+        """Print a heading."""
+        spent = f"{self.seconds:3.0f} s of {BUDGET_SECONDS} s"
+        self._console.print(f"\n[bold]\\[{spent}] {text}[/bold]")
+
+
+def move_aside(run: Path) -> Path | None:
+    """Rename an earlier run after the time of its last change; return its new name."""
+    if not run.exists():
+        return None
+    moment = datetime.fromtimestamp(run.stat().st_mtime)
+    target = run.with_name(f"{run.name}-{moment:%Y%m%d-%H%M%S}")
+    while target.exists():
+        target = target.with_name(f"{target.name}-again")
+    run.rename(target)
+    return target
+
+
+def ambi(*arguments: str) -> None:
+    """Run `ambi` in its own process, its output on this terminal."""
+    done = subprocess.run([sys.executable, "-m", "ambi_rl.cli", *arguments], cwd=ROOT, check=False)
+    if done.returncode != 0:
+        raise AmbiError(f"`ambi {' '.join(arguments)}` failed, see above; run it again by itself")
+
+
+def main() -> None:
+    console = Console()
+    clock = Clock(console)
+    run = ROOT / "runs" / "demo"
+    before = move_aside(run)
+    if before is not None:
+        console.print(f"the earlier run is now {before.relative_to(ROOT)}")
+
+    clock.step("training: ambi train experiment=demo")
+    ambi("train", "experiment=demo")
+
+    bundle = run / "demo.ambic"
+    clock.step(f"exporting: ambi export runs/demo -o {bundle.relative_to(ROOT)}")
+    ambi("export", str(run), "-o", str(bundle))
+
+    clock.step("coding the held-out photographs")
+    photographs = demo.open_photographs(PHOTOGRAPHS)
+    ours, peers = demo.demo_codecs(bundle)
+    with console.status("starting") as status:
+        measured = demo.compare([*ours, *peers], photographs, progress=status.update)
+    rivals = [measured[peer.name][0] for peer in peers]
+    first = photographs[0]
+    title = f"{first.name}, {first.image.width}x{first.image.height}, never seen in training"
+    console.print(points_table([measured[c.name][0] for c in ours], rivals, title=title))
+    console.print(
+        "vs: rate against the peer's at the same PSNR. Every file was decoded, and a checksum of the\n"
+        "decoded planes compared with the encoder's."
+    )
+
+    summary = demo.summarise(measured, peers[0].name)
+    console.print(
+        f"\nBD-rate, mean of {len(photographs)} held-out photographs, over the PSNR range in common\n"
+        f"  policy against fixed   {summary.policy_vs_fixed:+6.1f} %   "
+        f"against {peers[0].name} {summary.policy_vs_jpeg:+6.1f} %   "
+        f"encodes in {summary.policy_seconds:.3f} s\n"
+        f"  search against fixed   {summary.search_vs_fixed:+6.1f} %   "
+        f"against {peers[0].name} {summary.search_vs_jpeg:+6.1f} %   "
+        f"encodes in {summary.search_seconds:.3f} s\n"
+        f"  the policy covers {summary.share:.0f} % of the distance from fixed to search, "
+        f"{summary.search_seconds / summary.policy_seconds:.0f} times as fast"
+    )
+
+    clock.step("verifying and drawing")
+    console.print(demo.verify_elsewhere(ours[1], first, run))
+    picture = run / "demo.png"
+    demo.decision_figure(ours, first).save(picture)
+
+    clock.step("done")
+    for label, path in (
+        ("picture of the decisions", picture),
+        ("the codec it trained", bundle),
+        ("a coded photograph", run / f"{first.name}.ambi"),
+        ("its decode", run / f"{first.name}.png"),
+        ("the training run", run),
+    ):
+        console.print(f"  {label:25} {path.relative_to(ROOT)}")
+    console.print("try it:")
+    console.print("  .venv/bin/tensorboard --logdir runs/demo")
+    console.print("  .venv/bin/ambi encode PHOTO.jpg photo.ambi -e 0 -b runs/demo/demo.ambic")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except AmbiError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
