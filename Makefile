@@ -14,7 +14,9 @@ PYTEST_ARGS ?=
 demo: $(STAMP)
 	$(BIN)/python scripts/demo.py
 
+# The kernels are compiled once beforehand, not by every worker at the same time.
 test: lint
+	$(BIN)/python -c 'from ambi_rl.codec.warmup import ensure_compiled; ensure_compiled("train", print)'
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(STAMP)

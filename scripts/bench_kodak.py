@@ -15,6 +15,7 @@ from ambi_rl.bench.codecs import PEERS, ambi_codec, peer
 from ambi_rl.bench.curves import Curve
 from ambi_rl.bench.dataset import Job, PeerCache, dataset_curves, mean_curves, pictures
 from ambi_rl.bench.report import bd_rate_table
+from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.errors import AmbiError, UsageError
 
 ANCHOR = "jpeg"
@@ -66,6 +67,9 @@ def main(
     paths = pictures(folder, every=every)
 
     console = Console()
+    if not peers_only:
+        # Here and once, rather than in every process at the same time.
+        ensure_compiled("encode", console.print)
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as bar:
         task = bar.add_task("measuring", total=len(codecs) * len(paths))
 

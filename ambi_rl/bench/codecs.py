@@ -16,7 +16,7 @@ from ambi_rl.codec.api import EncodedImage, decode_image, encode_image
 from ambi_rl.codec.bundle import Bundle, default_bundle, load_bundle
 from ambi_rl.errors import UsageError
 
-AMBI_QUALITIES = (15, 25, 38, 55, 70, 80, 87, 92, 95)
+AMBI_QUALITIES = (22, 30, 42, 56, 69, 79, 86, 91)
 """Qualities whose dataset-mean PSNR on the Kodak pictures spans more than 29…40 dB."""
 
 

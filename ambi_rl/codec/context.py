@@ -90,7 +90,7 @@ def context_of(bundle: Bundle) -> Context:
         raise BundleError("bundle has no quantization offset 0; add it to the manifest's offsets")
     codes = [tables.PREDICTOR_NAMES.index(name) for name in names]
     constants = records(CONSTANTS, 1)[0]
-    for name in ("stretch", "squash", "cost", "adaptation", "transforms", "scans"):
+    for name in ("stretch", "squash", "cost", "adaptation", "transforms", "transposed", "scans"):
         constants[name] = getattr(tables, name.upper())
     constants["limits"] = bundle.entropy["limits"]
     constants["chroma_scale"] = bundle.entropy["chroma_scale"]

@@ -83,6 +83,7 @@ def _transforms() -> npt.NDArray[np.int32]:
 
 
 TRANSFORMS = _transforms()
+TRANSPOSED = np.ascontiguousarray(TRANSFORMS.transpose(0, 2, 1))
 DST4 = NUM_SIZES
 
 

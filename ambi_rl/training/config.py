@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, is_dataclass
-from typing import Any, get_type_hints
+from dataclasses import dataclass, field, fields, is_dataclass
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -155,9 +154,6 @@ class TrainConfig:
         return max(fidelity, key=lambda name: fidelity[name])
 
 
-_SCHEMAS: tuple[type, ...] = (TrainConfig, PPOConfig, A2CConfig)
-
-
 def register() -> None:
     """Tell Hydra the schema."""
     store = ConfigStore.instance()
@@ -276,11 +272,10 @@ def to_config(composed: DictConfig) -> TrainConfig:
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         raise ConfigError(f"{missing[0]} has no value; give one: {missing[0]}=…")
-    known = set(_fields_of(TrainConfig))
-    for key in keys_of(composed):
-        if key not in known:
-            # Hydra lets +KEY=VALUE add what nothing reads.
-            raise explain_key(key, keys_of(composed, only=known))
+    unknown = _unknown_keys(composed)
+    if unknown:
+        # Hydra lets +KEY=VALUE add what nothing reads.
+        raise explain_key(unknown[0], [key for key in keys_of(composed) if key not in unknown])
     try:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
@@ -291,35 +286,31 @@ def to_config(composed: DictConfig) -> TrainConfig:
     return config
 
 
-def _fields_of(kind: type, prefix: str = "") -> list[str]:
-    """Every dotted key that a schema has."""
-    found: list[str] = []
-    for name, hint in get_type_hints(kind).items():
-        found.append(f"{prefix}{name}")
-        if is_dataclass(hint):
-            for node in _SCHEMAS if hint is AgentConfig else (hint,):
-                if issubclass(node, hint):
-                    found += _fields_of(node, f"{prefix}{name}.")
-    return found
+def _unknown_keys(node: DictConfig, prefix: str = "") -> list[str]:
+    """Dotted keys that the schema of their part does not have."""
+    kind = OmegaConf.get_type(node)
+    own = {item.name for item in fields(kind)} if kind is not None and is_dataclass(kind) else set()
+    unknown = []
+    for key in node:
+        name = f"{prefix}{key}"
+        if str(key) not in own:
+            unknown.append(name)
+            continue
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_missing() and not child._is_none():
+            unknown += _unknown_keys(child, f"{name}.")
+    return unknown
 
 
-def keys_of(node: Any, prefix: str = "", only: set[str] | None = None) -> list[str]:
-    """Every dotted key of a composed configuration, groups included.
-
-    Args:
-        node: The configuration.
-        prefix: What to put before every key.
-        only: Leave out keys that are not among these.
-    """
+def keys_of(node: DictConfig, prefix: str = "") -> list[str]:
+    """Every dotted key of a composed configuration, groups included."""
     found: list[str] = []
     for key in node:
         name = f"{prefix}{key}"
-        if only is not None and name not in only:
-            continue
         found.append(name)
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_missing() and not child._is_none():
-            found += keys_of(child, f"{name}.", only)
+            found += keys_of(child, f"{name}.")
     return found
 
 

@@ -95,9 +95,18 @@ def basis_index(plane: int, size: int) -> int:
 @kernel
 def take_residual(p: Picture, s: Work, plane: int, y: int, x: int, size: int) -> None:
     """residual = source − prediction."""
+    # Here and below: a view has non-negative indices only, which lets the loops become vector code.
+    source = p.source[plane, y : y + size, x : x + size]
     for i in range(size):
         for j in range(size):
-            s.residual[i, j] = int(p.source[plane, y + i, x + j]) - s.prediction[i, j]
+            s.residual[i, j] = source[i, j] - s.prediction[i, j]
+
+
+@kernel
+def transform_residual(s: Work, c: Constants, plane: int, size: int) -> None:
+    """coefficients = transform of the residual."""
+    index = basis_index(plane, size)
+    forward(c.transforms[index], c.transposed[index], s.residual, s.half, s.coefficients, size)
 
 
 @kernel
@@ -122,22 +131,30 @@ def _reconstruct(
     """decoded = prediction + inverse transform of the levels."""
     if coded:
         rows, cols = _dequantize(s, plane, size, step)
-        inverse(c.transforms[basis_index(plane, size)], s.coefficients, s.half, s.residual, size, rows, cols)
+        index = basis_index(plane, size)
+        inverse(
+            c.transforms[index], c.transposed[index], s.coefficients, s.half, s.residual, size, rows, cols
+        )
+    decoded = p.decoded[plane, y : y + size, x : x + size]
     for i in range(size):
-        for j in range(size):
-            value = int(s.prediction[i, j])
-            if coded:
-                value += int(s.residual[i, j])
-            p.decoded[plane, y + i, x + j] = min(max(value, 0), tables.PIXEL_MAX)
+        if coded:
+            for j in range(size):
+                value = s.prediction[i, j] + s.residual[i, j]
+                decoded[i, j] = min(max(value, 0), tables.PIXEL_MAX)
+        else:
+            for j in range(size):
+                decoded[i, j] = s.prediction[i, j]
 
 
 @kernel
 def squared_error(p: Picture, plane: int, y: int, x: int, size: int) -> float:
     """Squared error of a block's plane, in 8-bit code values, weighted as in RGB."""
     total = 0
+    source = p.source[plane, y : y + size, x : x + size]
+    decoded = p.decoded[plane, y : y + size, x : x + size]
     for i in range(size):
         for j in range(size):
-            miss = int(p.source[plane, y + i, x + j]) - int(p.decoded[plane, y + i, x + j])
+            miss = int(source[i, j]) - int(decoded[i, j])
             total += miss * miss
     return total * DISTORTION_WEIGHTS[plane] / (tables.PIXEL_SCALE * tables.PIXEL_SCALE)
 
@@ -166,7 +183,7 @@ def _code_plane(
         clear_levels(s, plane, size)
     else:
         take_residual(p, s, plane, y, x, size)
-        forward(c.transforms[basis_index(plane, size)], s.residual, s.half, s.coefficients, size)
+        transform_residual(s, c, plane, size)
         lagrangian = lambda_of(p, c) * 4096 / DISTORTION_WEIGHTS[plane]
         last, _, _ = quantize(s, c, m, plane, size, step, lagrangian, energy, group, context)
     mixer = coded_contexts(m, p, plane, size, energy, others)

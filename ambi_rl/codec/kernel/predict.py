@@ -117,10 +117,15 @@ def _blend_border(
     reach = 3 << scale
     corner = int(top[ORIGIN])
     count = size // stride
+    near = min((reach + stride - 1 - stride // 2) // stride, count)
     for i in range(count):
         r = i * stride + stride // 2
         weight_top = 0 if r >= reach else 32 >> ((r << 1) >> scale)
-        for j in range(count):
+        # Far from the top border only the samples near the left one change.
+        across = count if weight_top > 0 and code != tables.VERTICAL else near
+        if code == tables.HORIZONTAL and weight_top == 0:
+            across = 0
+        for j in range(across):
             q = j * stride + stride // 2
             weight_left = 0 if q >= reach else 32 >> ((q << 1) >> scale)
             value = int(out[i, j])
@@ -129,8 +134,8 @@ def _blend_border(
             elif code == tables.HORIZONTAL:
                 value += ((int(top[ORIGIN + 1 + q]) - corner) * weight_top + 32) >> 6
             else:
-                near = int(left[ORIGIN + 1 + r]) * weight_left + int(top[ORIGIN + 1 + q]) * weight_top
-                value = (near + (64 - weight_left - weight_top) * value + 32) >> 6
+                border = int(left[ORIGIN + 1 + r]) * weight_left + int(top[ORIGIN + 1 + q]) * weight_top
+                value = (border + (64 - weight_left - weight_top) * value + 32) >> 6
             out[i, j] = min(max(value, 0), tables.PIXEL_MAX)
 
 
@@ -225,11 +230,10 @@ def predict_from_luma(
     slope = min(max((numerator * 256) // denominator, -1024), 1023)
     mean_l = sum_l // count
     mean_c = sum_c // count
+    decoded = p.decoded[0, y + stride // 2 : y + size, x + stride // 2 : x + size]
     for i in range(size // stride):
-        row = y + i * stride + stride // 2
         for j in range(size // stride):
-            luma_here = int(p.decoded[0, row, x + j * stride + stride // 2])
-            value = mean_c + ((slope * (luma_here - mean_l) + 128) >> 8)
+            value = mean_c + ((slope * (int(decoded[i * stride, j * stride]) - mean_l) + 128) >> 8)
             s.prediction[i, j] = min(max(value, 0), tables.PIXEL_MAX)
 
 
@@ -274,10 +278,11 @@ def satd(p: Picture, s: Work, plane: int, y: int, x: int, size: int, stride: int
     total = 0
     for ty in range(0, count, tile):
         for tx in range(0, count, tile):
+            top = y + ty * stride + stride // 2
+            left = x + tx * stride + stride // 2
+            source = p.source[plane, top : y + size, left : x + size]
             for i in range(tile):
-                row = y + (ty + i) * stride + stride // 2
                 for j in range(tile):
-                    col = x + (tx + j) * stride + stride // 2
-                    s.half[i, j] = int(p.source[plane, row, col]) - s.prediction[ty + i, tx + j]
+                    s.half[i, j] = source[i * stride, j * stride] - s.prediction[ty + i, tx + j]
             total += _hadamard(s.half, tile)
     return total * (stride * stride) / (tile * tables.PIXEL_SCALE)

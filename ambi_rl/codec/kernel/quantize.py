@@ -57,18 +57,30 @@ def quantize(
     area = size * size
     clear_levels(s, plane, size)
     levels = s.levels[plane]
-    start = -1
     total = 0.0
-    for position in range(area):
-        cell = scan[position]
-        value = s.coefficients[cell // _SIDE, cell % _SIDE]
-        zeroed = float(value) * float(value)
-        s.costs[_ZEROED, position] = zeroed
-        total += zeroed
-        if 2 * abs(value) >= step:
-            start = position
-    if start < 0:
+    largest = 0
+    for i in range(size):
+        energy_of_row = 0
+        for j in range(size):
+            value = int(s.coefficients[i, j])
+            energy_of_row += value * value
+            largest = max(largest, abs(value))
+        total += energy_of_row
+    if 2 * largest < step:
         return -1, total, 0.0
+    start = area - 1
+    while True:
+        cell = int(scan[start])
+        if 2 * abs(int(s.coefficients[cell // _SIDE, cell % _SIDE])) >= step:
+            break
+        start -= 1
+    # `tail` is the distortion of what lies after the position at hand, if all of it is zero.
+    tail = total
+    for position in range(start + 1):
+        cell = int(scan[position])
+        value = int(s.coefficients[cell // _SIDE, cell % _SIDE])
+        s.costs[_ZEROED, position] = float(value * value)
+        tail -= s.costs[_ZEROED, position]
     costs = s.costs[_WORK]
     coded = 0.0
     for position in range(start, -1, -1):
@@ -97,10 +109,6 @@ def quantize(
         s.costs[_NONZERO, position] = lagrangian * nonzero
         coded += best_cost
     last_costs(m, plane, size, energy, group, step_context, costs)
-    # `tail` is the distortion of what lies after the last level, `coded` the cost of what is left.
-    tail = total
-    for position in range(start + 1):
-        tail -= s.costs[_ZEROED, position]
     best_last = -1
     best_total = total
     for position in range(start, -1, -1):

@@ -100,6 +100,7 @@ CONSTANTS = np.dtype(
         ("adaptation", np.int32, (tables.COUNT_LIMIT + 1,)),
         ("limits", np.int32, (2,)),
         ("transforms", np.int32, (tables.NUM_SIZES + 1, _SIDE, _SIDE)),
+        ("transposed", np.int32, (tables.NUM_SIZES + 1, _SIDE, _SIDE)),
         ("scans", np.int32, (tables.NUM_SIZES, _SIDE * _SIDE)),
         ("strategies", np.int64, (layout.MAX_STRATEGIES,)),
         ("chroma_scale", np.int32, (2,)),
@@ -172,6 +173,7 @@ class Constants(Protocol):
     adaptation: I32
     limits: I32
     transforms: I32
+    transposed: I32
     scans: I32
     strategies: I64
     chroma_scale: I32

@@ -12,7 +12,6 @@ from ambi_rl.codec.jit import kernel
 from ambi_rl.codec.kernel.block import (
     AUTO_CHROMA,
     SPLIT,
-    basis_index,
     block_step,
     clear_maps,
     code_leaf,
@@ -21,6 +20,7 @@ from ambi_rl.codec.kernel.block import (
     lambda_of,
     must_split,
     take_residual,
+    transform_residual,
 )
 from ambi_rl.codec.kernel.predict import predict
 from ambi_rl.codec.kernel.quantize import quantize
@@ -53,7 +53,6 @@ from ambi_rl.codec.kernel.syntax import (
     neighbour_energy,
     step_class,
 )
-from ambi_rl.codec.kernel.transform import forward
 from ambi_rl.codec.strategists.observation import observe, rank_strategies
 from ambi_rl.codec.strategists.policy_net import Network, evaluate
 
@@ -149,7 +148,7 @@ def _luma_cost(
     code = int(c.strategies[strategy])
     predict(s, 0, size, code, 1)
     take_residual(p, s, 0, y, x, size)
-    forward(c.transforms[basis_index(0, size)], s.residual, s.half, s.coefficients, size)
+    transform_residual(s, c, 0, size)
     lagrangian = lambda_of(p, c)
     before = p.state.registers[BITS]
     code_strategy(p, m, y, x, log2, strategy)

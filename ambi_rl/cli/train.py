@@ -1,0 +1,197 @@
+"""`ambi train` and `ambi export`: Hydra's command line around `ambi_rl.training`."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ambi_rl.codec.bundle import save_bundle
+from ambi_rl.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_PACKAGE = "ambi_rl.conf"
+_CONFIG = "config"
+_VERSION_BASE = "1.3"
+
+
+def _split(arguments: list[str]) -> tuple[list[str], Any]:
+    """Overrides and Hydra's own flags of a command line."""
+    from hydra._internal.utils import get_args_parser
+
+    parsed = get_args_parser().parse_args(arguments)
+    return list(parsed.overrides), parsed
+
+
+def _value_of(overrides: list[str], key: str) -> str | None:
+    values = [o.split("=", 1)[1] for o in overrides if o.startswith(f"{key}=")]
+    return values[-1] if values else None
+
+
+def _with_resumed(overrides: list[str]) -> list[str]:
+    """Put the overrides a run was started with before those that are to change it.
+
+    Raises:
+        ConfigError: It is not said which run, or there is none.
+    """
+    resume = _value_of(overrides, "resume")
+    if resume is None or resume.lower() in ("null", "false"):
+        return [o for o in overrides if not o.startswith("resume=")]
+    if resume.lower() == "true":
+        name = _value_of(overrides, "name")
+        if name is None and _value_of(overrides, "experiment") == "demo":
+            name = "demo"
+        if name is None:
+            raise ConfigError("resume=true needs the name of the run to go on with: name=… resume=true")
+        folder = Path(_value_of(overrides, "runs") or "runs") / name
+    else:
+        folder = Path(resume)
+    try:
+        before = json.loads((folder / "overrides.json").read_text())
+    except (OSError, ValueError):
+        raise ConfigError(f"{folder} is not the folder of a run; check name, runs or resume") from None
+    own = [o for o in overrides if o.partition("=")[0] not in ("name", "runs", "resume")]
+    kept = [o for o in before if o.partition("=")[0] not in ("name", "runs", "resume")]
+    return [*kept, *own, f"name={folder.name}", f"runs={folder.parent}", "resume=true"]
+
+
+def _check(overrides: list[str], *, multirun: bool) -> None:
+    """Compose what was asked for, to report a mistake in one line before Hydra takes over.
+
+    Raises:
+        ConfigError: A key, group or value is wrong.
+    """
+    from hydra import compose, initialize_config_module
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from ambi_rl.training.config import explain, keys_of, register, to_config
+
+    register()
+
+    def composed(some: list[str]) -> DictConfig:
+        return compose(_CONFIG, some)
+
+    with initialize_config_module(_PACKAGE, version_base=_VERSION_BASE):
+        # The name is drawn from the clock by Hydra's own configuration, which is not composed here.
+        named = [] if _value_of(overrides, "name") else ["name=check"]
+        try:
+            choices: list[list[str]] = [[]]
+            for parsed in OverridesParser.create().parse_overrides(overrides):
+                if parsed.key_or_group.startswith("hydra"):
+                    continue
+                text = [parsed.input_line or ""]
+                if multirun and parsed.is_sweep_override():
+                    key = parsed.get_key_element()
+                    text = [f"{key}={value}" for value in parsed.sweep_string_iterator()]
+                # Each choice once, the others at their first: mistakes do not depend on combinations.
+                first = [*choices[0], text[0]]
+                choices = [
+                    first,
+                    *([*choice, text[0]] for choice in choices[1:]),
+                    *([*choices[0], other] for other in text[1:]),
+                ]
+            experiment = _value_of(overrides, "experiment")
+            has_name = experiment is not None and experiment != "default"
+            for choice in choices:
+                to_config(composed([*choice, *([] if has_name else named)]))
+        except (HydraException, OmegaConfBaseException) as error:
+            groups = [o for o in overrides if "." not in o.partition("=")[0] and "," not in o]
+            for some in ([*groups, *named], named):
+                try:
+                    known = keys_of(composed(some))
+                    break
+                except (HydraException, OmegaConfBaseException):
+                    known = []
+            raise explain(error, known) from error
+
+
+def train_command(arguments: list[str]) -> None:
+    """Train; everything on the command line is Hydra's.
+
+    Args:
+        arguments: Overrides and Hydra's flags, for example experiment=demo, -m or --cfg job.
+
+    Raises:
+        ConfigError: A key, group or value is wrong, or the run exists already.
+    """
+    overrides, flags = _split(arguments)
+    if not (flags.hydra_help or flags.shell_completion or flags.info):
+        resumed = _with_resumed(overrides)
+        arguments = [a for a in arguments if a not in overrides] + resumed
+        _check(resumed, multirun=flags.multirun)
+        overrides = resumed
+
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from ambi_rl.training.config import register, to_config
+    from ambi_rl.training.run import train
+
+    register()
+    failure: list[Exception] = []
+
+    def task(composed: DictConfig) -> float:
+        settings = HydraConfig.get()
+        sweeping = settings.mode == RunMode.MULTIRUN
+        try:
+            metrics = train(
+                to_config(composed),
+                folder=Path(settings.runtime.output_dir),
+                overrides=list(settings.overrides.task),
+            )
+        except Exception as error:
+            if sweeping:
+                raise
+            # Hydra would print a traceback; the command line has a line and an exit code for it.
+            failure.append(error)
+            return math.nan
+        return float(metrics["objective"])
+
+    original = sys.argv
+    # Hydra reads the process's arguments; run.command has the real ones.
+    sys.argv = ["ambi train", *arguments]
+    try:
+        hydra.main(config_path=f"pkg://{_PACKAGE}", config_name=_CONFIG, version_base=_VERSION_BASE)(
+            task
+        )()
+    finally:
+        sys.argv = original
+    if failure:
+        raise failure[0]
+
+
+def export_command(run: Path, target: Path) -> None:
+    """Export a training run as one codec bundle.
+
+    Args:
+        run: The run folder. Its best policy on held-out photographs is taken, the last one if none was
+            evaluated.
+        target: The .ambic file to write.
+
+    Raises:
+        UsageError: The folder is not one of a run, or has no checkpoint.
+    """
+    from ambi_rl.training.checkpoint import load_checkpoint
+    from ambi_rl.training.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    if not run.is_dir():
+        raise UsageError(f"{run} is not the folder of a run; train first: ambi train")
+    source = folder.best if folder.best.is_file() else folder.last
+    if not source.is_file():
+        raise UsageError(f"{run} has no checkpoint yet; let `ambi train` run for longer")
+    checkpoint = load_checkpoint(source)
+    save_bundle(checkpoint.bundle, target)
+    metrics = checkpoint.bundle.manifest["metrics"]
+    gain = metrics.get("bd_rate_vs_fixed")
+    said = "" if gain is None else f", held-out BD-rate {gain:+.2f} % against fixed"
+    typer.echo(f"{target}: bundle {checkpoint.bundle.id}, {checkpoint.progress.steps:,} decisions{said}")

@@ -1,0 +1,102 @@
+"""The run folder: everything that is needed to look at a run, repeat it, or go on with it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ambi_rl.codec.files import write_file
+from ambi_rl.errors import ConfigError
+from ambi_rl.training.config import TrainConfig
+
+_PACKAGES = (
+    "ambi-rl",
+    "gymnasium",
+    "hydra-core",
+    "llvmlite",
+    "numba",
+    "numpy",
+    "pillow",
+    "sb3-contrib",
+    "stable-baselines3",
+    "torch",
+)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, all of it or nothing."""
+    write_file(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def environment() -> dict[str, Any]:
+    """What a run depends on besides its configuration."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "packages": versions,
+    }
+
+
+class RunFolder:
+    """Paths of a run.
+
+        config.yaml        the resolved configuration
+        command.txt        the command, one line for each start
+        overrides.json     what `resume` composes the configuration from again
+        environment.json   versions and machine
+        baselines.json     rate-distortion curves that the policy is compared with
+        metrics.json       how it went, written at the end
+        last.pt, best.pt   checkpoints
+        tensorboard/       curves and pictures
+
+    Args:
+        path: Of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.last = path / "last.pt"
+        self.best = path / "best.pt"
+        self.config = path / "config.yaml"
+        self.command = path / "command.txt"
+        self.overrides = path / "overrides.json"
+        self.environment = path / "environment.json"
+        self.baselines = path / "baselines.json"
+        self.metrics = path / "metrics.json"
+        self.tensorboard = path / "tensorboard"
+
+    def prepare(self, config: TrainConfig, overrides: Sequence[str], *, resume: bool) -> None:
+        """Make the folder, or check that there is a run to go on with, and note how it was started.
+
+        Raises:
+            ConfigError: The folder holds a run already, or none to go on with.
+        """
+        if resume:
+            if not self.last.is_file():
+                raise ConfigError(f"there is no checkpoint {self.last}; leave out resume, or check name")
+        elif self.config.exists():
+            how = f"go on with it: name={self.path.name} resume=true" if self.last.exists() else "remove it"
+            raise ConfigError(f"{self.path} holds a run already; give another name=…, or {how}")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_file(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+        write_json(self.overrides, list(overrides))
+        write_json(self.environment, environment())
+        before = self.command.read_text() if self.command.exists() else ""
+        write_file(self.command, f"{before}{shlex.join(sys.argv)}\n".encode())
