@@ -1,4 +1,7 @@
-"""The main job: train a policy, export it, code held-out photographs with it, compare and draw."""
+"""The main job: train a policy, export it, code held-out photographs with it, compare and draw.
+
+Arguments are further overrides of the training's configuration: `scripts/demo.py total_steps=50000`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from rich.console import Console
 import ambi_rl
 from ambi_rl.bench import demo
 from ambi_rl.bench.report import points_table
-from ambi_rl.errors import AmbiError
+from ambi_rl.errors import AmbiError, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOGRAPHS = Path(ambi_rl.__file__).parent / "data" / "photographs"
@@ -58,7 +61,22 @@ def ambi(*arguments: str) -> None:
         raise AmbiError(f"`ambi {' '.join(arguments)}` failed, see above; run it again by itself")
 
 
-def main() -> None:
+def check_overrides(overrides: list[str]) -> None:
+    """Refuse what would put the run somewhere else.
+
+    Raises:
+        UsageError: One of the arguments is not an override, or names another run.
+    """
+    for text in overrides:
+        key, equals, _ = text.partition("=")
+        if not equals or key.startswith("-") or key in ("name", "runs", "resume", "experiment"):
+            raise UsageError(
+                f"{text!r} does not suit the demonstration; use `ambi train` for runs of your own"
+            )
+
+
+def main(overrides: list[str]) -> None:
+    check_overrides(overrides)
     console = Console()
     clock = Clock(console)
     run = ROOT / "runs" / "demo"
@@ -66,8 +84,9 @@ def main() -> None:
     if before is not None:
         console.print(f"the earlier run is now {before.relative_to(ROOT)}")
 
-    clock.step("training: ambi train experiment=demo")
-    ambi("train", "experiment=demo")
+    command = ["train", "experiment=demo", *overrides]
+    clock.step(f"training: ambi {' '.join(command)}")
+    ambi(*command)
 
     bundle = run / "demo.ambic"
     clock.step(f"exporting: ambi export runs/demo -o {bundle.relative_to(ROOT)}")
@@ -121,7 +140,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     try:
-        main()
+        main(sys.argv[1:])
     except AmbiError as error:
         print(f"demo: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -234,6 +234,9 @@ def test_help_lists_commands_options_and_exit_codes() -> None:
         assert word in text
     for word in ("--quality", "--effort", "--bundle", "--no-overwrite", "--json", "Exit codes"):
         assert word in run("encode", "-h").stdout
+    # Examples stay on lines of their own.
+    assert "\n  ambi info photo.ambi\n" in text
+    assert "\n  ambi train --cfg job " in run("train", "-h").stdout
     assert run("--version").stdout == f"ambi-rl {ambi_rl.__version__}\n"
 
 
@@ -293,6 +296,18 @@ def test_a_closed_pipe_is_no_traceback(picture: Path) -> None:
     assert process.stderr is not None
     assert b"Traceback" not in process.stderr.read()
     assert process.wait() == 1
+
+
+def test_a_full_disk_behind_stdout_is_one_line(coded: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    for arguments in (["--help"], ["info", str(coded)], ["decode", str(coded), "-"]):
+        with Path("/dev/full").open("wb") as full:
+            result = subprocess.run(
+                [*AMBI, *arguments], stdout=full, stderr=subprocess.PIPE, text=True
+            )
+        assert result.returncode == 1
+        assert result.stderr == "ambi: No space left on device\n"
 
 
 def test_an_interrupt_exits_with_130() -> None:

@@ -203,3 +203,11 @@ def test_an_earlier_run_is_moved_aside(tmp_path: Path) -> None:
     assert not run.exists()
     assert [(path / "number").read_text() for path in moved] == ["0", "1", "2"]
     assert all(path.name.startswith("demo-20") for path in moved)
+
+
+@pytest.mark.parametrize("override", ["name=mine", "resume=true", "-m", "total_steps"])
+def test_overrides_that_move_the_run_are_refused(override: str) -> None:
+    check = script().check_overrides
+    check(["total_steps=1000", "agent.imitation.patches=10"])
+    with pytest.raises(UsageError, match="does not suit the demonstration"):
+        check([override])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -11,6 +12,10 @@ def main() -> None:
         from ambi_rl.cli.app import app
 
         app()
+    # What happens before or after the command proper, where nothing else answers.
     except KeyboardInterrupt:
-        # Interrupted before or after the command proper, where nothing else answers.
         sys.exit(130)
+    except OSError as error:
+        if os.environ.get("AMBI_DEBUG"):
+            raise
+        sys.exit(f"ambi: {error.strerror or error}")

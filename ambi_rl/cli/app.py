@@ -71,13 +71,13 @@ def _ambi(
         ),
     ] = False,
 ) -> None:
-    r"""An image codec whose decisions are taken by a reinforcement-learning policy.
+    """An image codec whose decisions are taken by a reinforcement-learning policy.
 
     \b
     ambi encode photo.png photo.ambi -q 75
     ambi decode photo.ambi photo.png
     ambi info photo.ambi
-    """
+    """  # noqa: D301 - the control character tells Typer to keep the lines
 
 
 @app.command(epilog=EXIT_CODES)
@@ -199,7 +199,7 @@ def _missing_extra(error: ModuleNotFoundError) -> UsageError:
     epilog=EXIT_CODES,
 )
 def train(ctx: typer.Context) -> None:
-    r"""Train a policy and an entropy model from photographs: ambi train [OVERRIDES].
+    """Train a policy and an entropy model from photographs: ambi train [OVERRIDES].
 
     \b
     ambi train experiment=demo                    a small run, minutes
@@ -208,7 +208,7 @@ def train(ctx: typer.Context) -> None:
     ambi train -m reward=psnr,ssim seed=1,2       several runs
 
     The run is written to runs/NAME. Needs pip install "ambi-rl[train]".
-    """
+    """  # noqa: D301 - the control character tells Typer to keep the lines
     try:
         from ambi_rl.cli.train import train_command
 

@@ -48,14 +48,18 @@ def _with_resumed(overrides: list[str]) -> list[str]:
         if name is None and _value_of(overrides, "experiment") == "demo":
             name = "demo"
         if name is None:
-            raise ConfigError("resume=true needs the name of the run to go on with: name=… resume=true")
+            raise ConfigError(
+                "resume=true needs the name of the run to go on with: name=… resume=true"
+            )
         folder = Path(_value_of(overrides, "runs") or "runs") / name
     else:
         folder = Path(resume)
     try:
         before = json.loads((folder / "overrides.json").read_text())
     except (OSError, ValueError):
-        raise ConfigError(f"{folder} is not the folder of a run; check name, runs or resume") from None
+        raise ConfigError(
+            f"{folder} is not the folder of a run; check name, runs or resume"
+        ) from None
     own = [o for o in overrides if o.partition("=")[0] not in ("name", "runs", "resume")]
     kept = [o for o in before if o.partition("=")[0] not in ("name", "runs", "resume")]
     return [*kept, *own, f"name={folder.name}", f"runs={folder.parent}", "resume=true"]
@@ -160,9 +164,9 @@ def train_command(arguments: list[str]) -> None:
     # Hydra reads the process's arguments; run.command has the real ones.
     sys.argv = ["ambi train", *arguments]
     try:
-        hydra.main(config_path=f"pkg://{_PACKAGE}", config_name=_CONFIG, version_base=_VERSION_BASE)(
-            task
-        )()
+        hydra.main(
+            config_path=f"pkg://{_PACKAGE}", config_name=_CONFIG, version_base=_VERSION_BASE
+        )(task)()
     finally:
         sys.argv = original
     if failure:
@@ -194,4 +198,6 @@ def export_command(run: Path, target: Path) -> None:
     metrics = checkpoint.bundle.manifest["metrics"]
     gain = metrics.get("bd_rate_vs_fixed")
     said = "" if gain is None else f", held-out BD-rate {gain:+.2f} % against fixed"
-    typer.echo(f"{target}: bundle {checkpoint.bundle.id}, {checkpoint.progress.steps:,} decisions{said}")
+    typer.echo(
+        f"{target}: bundle {checkpoint.bundle.id}, {checkpoint.progress.steps:,} decisions{said}"
+    )

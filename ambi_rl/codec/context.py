@@ -84,7 +84,9 @@ def context_of(bundle: Bundle) -> Context:
     names = list(bundle.manifest["strategies"])
     unknown = [name for name in names if name not in tables.PREDICTOR_NAMES]
     if unknown:
-        raise BundleError(f"bundle uses the prediction strategy {unknown[0]!r}, unknown to this program")
+        raise BundleError(
+            f"bundle uses the prediction strategy {unknown[0]!r}, unknown to this program"
+        )
     offsets = [int(value) for value in bundle.manifest["offsets"]]
     if 0 not in offsets:
         raise BundleError("bundle has no quantization offset 0; add it to the manifest's offsets")

@@ -9,9 +9,25 @@ import numpy.typing as npt
 
 from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.context import context_of, load_entropy
-from ambi_rl.codec.entropy.coder import COUNT, ENCODE, finish_encoding, start_decoding, start_encoding
+from ambi_rl.codec.entropy.coder import (
+    COUNT,
+    ENCODE,
+    finish_encoding,
+    start_decoding,
+    start_encoding,
+)
 from ambi_rl.codec.kernel.block import begin, decode_picture
-from ambi_rl.codec.kernel.state import BITS, CHROMA, FAULT, MODE, OFFSET, SIZE, STRATEGY, Picture, allocate_picture
+from ambi_rl.codec.kernel.state import (
+    BITS,
+    CHROMA,
+    FAULT,
+    MODE,
+    OFFSET,
+    SIZE,
+    STRATEGY,
+    Picture,
+    allocate_picture,
+)
 from ambi_rl.codec.strategists import Strategist
 from ambi_rl.codec.strategists.search import encode_picture
 from ambi_rl.errors import BundleError, CorruptFileError
@@ -58,7 +74,9 @@ def _padded(size: int) -> int:
 def pad_planes(planes: Planes) -> Planes:
     """Repeat the last row and column until height and width are multiples of 4."""
     _, height, width = planes.shape
-    return np.pad(planes, ((0, 0), (0, _padded(height) - height), (0, _padded(width) - width)), "edge")
+    return np.pad(
+        planes, ((0, 0), (0, _padded(height) - height), (0, _padded(width) - width)), "edge"
+    )
 
 
 def decisions_of(maps: npt.NDArray[np.uint8]) -> list[Decision]:
@@ -80,7 +98,9 @@ def decisions_of(maps: npt.NDArray[np.uint8]) -> list[Decision]:
     ]
 
 
-def run_encoder(picture: Picture, planes: Planes, step: int, bundle: Bundle, strategist: Strategist, mode: int) -> float:
+def run_encoder(
+    picture: Picture, planes: Planes, step: int, bundle: Bundle, strategist: Strategist, mode: int
+) -> float:
     """Code `planes` (padded) into `picture`, whose entropy state the caller has set; return the error."""
     context = context_of(bundle)
     if strategist.needs_policy and not context.has_policy:
@@ -112,7 +132,7 @@ def encode_frame(planes: Planes, step: int, bundle: Bundle, strategist: Strategi
     padded = pad_planes(planes)
     capacity = padded.size * 2 + 4096
     while True:
-        picture = allocate_picture(*padded.shape, capacity)
+        picture = allocate_picture(count, _padded(height), _padded(width), capacity)
         load_entropy(picture, bundle)
         error = run_encoder(picture, padded, step, bundle, strategist, ENCODE)
         if picture.state.registers[FAULT] == 0:
@@ -128,7 +148,9 @@ def encode_frame(planes: Planes, step: int, bundle: Bundle, strategist: Strategi
     )
 
 
-def count_frame(picture: Picture, planes: Planes, step: int, bundle: Bundle, strategist: Strategist) -> int:
+def count_frame(
+    picture: Picture, planes: Planes, step: int, bundle: Bundle, strategist: Strategist
+) -> int:
     """Let `picture`'s entropy state learn from coding `planes`; return the cost in 1/65536 bit."""
     run_encoder(picture, pad_planes(planes), step, bundle, strategist, COUNT)
     return int(picture.state.registers[BITS])
@@ -151,5 +173,3 @@ def decode_frame(
     if not decode_picture(picture, context.work(), context.constants):
         raise CorruptFileError("the picture data is damaged or cut short; get the file anew")
     return picture.decoded[:, :height, :width].copy()
-
-

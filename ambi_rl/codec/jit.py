@@ -19,6 +19,9 @@ F = TypeVar("F", bound=Callable[..., object])
 CACHE_VARIABLE = "AMBI_CACHE_DIR"
 """Environment variable: where compiled kernels are kept instead of the user's cache folder."""
 
+_CONSTANTS = ("tables.py", "layout.py", "state.py", "jit.py")
+"""Modules that define no kernels but decide how they are compiled."""
+
 
 @cache
 def cache_folder() -> Path:
@@ -30,7 +33,9 @@ def cache_folder() -> Path:
     digest = hashlib.sha256(f"{numba.__version__} {platform.python_version()}".encode())
     root = Path(__file__).parent
     for source in sorted(root.rglob("*.py")):
-        digest.update(source.read_bytes())
+        text = source.read_bytes()
+        if b"\n@kernel" in text or source.name in _CONSTANTS:
+            digest.update(text)
     name = f"kernels-{digest.hexdigest()[:12]}"
     if CACHE_VARIABLE in os.environ:
         bases = [Path(os.environ[CACHE_VARIABLE])]
@@ -55,18 +60,21 @@ def kernel(function: F) -> F:
     Without fast-math, so that a result does not depend on the compiler's choices; with `nogil`, so that
     threads run kernels side by side. Arguments are arrays, records, scalars and NamedTuples of them.
     """
-    others_folder = config.CACHE_DIR
-    config.CACHE_DIR = str(cache_folder())  # Read when the function is decorated; others' stays as it is.
+    # Read when the function is decorated; the setting of other packages stays as it is.
+    settings: Any = config
+    others_folder = settings.CACHE_DIR
+    settings.CACHE_DIR = str(cache_folder())
     try:
-        compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+        compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     finally:
-        config.CACHE_DIR = others_folder
+        settings.CACHE_DIR = others_folder
     if hasattr(compiled, "get_call_template"):  # Not when NUMBA_DISABLE_JIT is set.
         _ignore_literals(compiled)
-    return compiled  # type: ignore[no-any-return]
+    result: F = compiled
+    return result
 
 
-def _ignore_literals(dispatcher: Any) -> None:  # noqa: ANN401 - Numba has no types
+def _ignore_literals(dispatcher: Any) -> None:
     """Compile one version for all values of an argument.
 
     A constant in a call has a type of its own in Numba (`Literal[int](3)`), for which the callee would be

@@ -49,7 +49,11 @@ def _observe_range(
     choices = int(c.counts[NUM_STRATEGIES]) + 1 + int(c.counts[NUM_OFFSETS])
     for b in range(first, last):
         p = Picture(
-            batch.source[b], batch.decoded[b], batch.maps[b], batch.stream[b], batch.state[b]  # type: ignore[index]
+            batch.source[b],
+            batch.decoded[b],
+            batch.maps[b],
+            batch.stream[b],
+            batch.state[b],  # type: ignore[index]
         )
         log2 = int(p.state.control[NODE_LOG2])
         if log2 == 0:
@@ -80,7 +84,11 @@ def _step_range(
     """Take one decision in each of the pictures first…last−1 that are not done."""
     for b in range(first, last):
         p = Picture(
-            batch.source[b], batch.decoded[b], batch.maps[b], batch.stream[b], batch.state[b]  # type: ignore[index]
+            batch.source[b],
+            batch.decoded[b],
+            batch.maps[b],
+            batch.stream[b],
+            batch.state[b],  # type: ignore[index]
         )
         log2 = int(p.state.control[NODE_LOG2])
         bits[b] = 0.0
@@ -121,7 +129,14 @@ class BlockCodingBatch:
     """
 
     def __init__(
-        self, batch: int, height: int, width: int, bundle: Bundle, *, planes: int = 3, threads: int | None = None
+        self,
+        batch: int,
+        height: int,
+        width: int,
+        bundle: Bundle,
+        *,
+        planes: int = 3,
+        threads: int | None = None,
     ) -> None:
         """Allocate `batch` processes for patches of `height`×`width` pixels (multiples of 4).
 
@@ -189,7 +204,9 @@ class BlockCodingBatch:
         constants = self._context.constants
 
         def run(worker: int, first: int, last: int) -> None:
-            _observe_range(self._picture, self._work[worker], constants, first, last, observations, masks)
+            _observe_range(
+                self._picture, self._work[worker], constants, first, last, observations, masks
+            )
 
         self._on_all_cores(run)
 

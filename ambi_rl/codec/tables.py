@@ -24,8 +24,10 @@ TRANSFORM_BITS = 10
 PLANAR, DC, FIRST_ANGLE, HORIZONTAL, DIAGONAL, VERTICAL, LAST_ANGLE = 0, 1, 2, 10, 18, 26, 34
 PREDICTOR_NAMES = ("planar", "dc", *(f"angular_{i}" for i in range(FIRST_ANGLE, LAST_ANGLE + 1)))
 ANGLES = np.array(
-    [0, 0, 32, 26, 21, 17, 13, 9, 5, 2, 0, -2, -5, -9, -13, -17, -21, -26]
-    + [-32, -26, -21, -17, -13, -9, -5, -2, 0, 2, 5, 9, 13, 17, 21, 26, 32],
+    [
+        *(0, 0, 32, 26, 21, 17, 13, 9, 5, 2, 0, -2, -5, -9, -13, -17, -21, -26),
+        *(-32, -26, -21, -17, -13, -9, -5, -2, 0, 2, 5, 9, 13, 17, 21, 26, 32),
+    ],
     dtype=np.int32,
 )
 

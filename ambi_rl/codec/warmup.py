@@ -1,4 +1,4 @@
-"""Compilation of the kernels ahead of their first use, with progress, so that nobody waits without knowing why."""
+"""Compilation of the kernels ahead of their first use, with progress lines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def _compile(stage: str) -> None:
     from ambi_rl.codec.frame import decode_frame, encode_frame
     from ambi_rl.codec.strategists import STRATEGISTS
 
-    bundle = Bundle(make_manifest(DEFAULT_STRATEGIES, DEFAULT_OFFSETS, DEFAULT_LAMBDA_SCALE), untrained())
+    bundle = Bundle(
+        make_manifest(DEFAULT_STRATEGIES, DEFAULT_OFFSETS, DEFAULT_LAMBDA_SCALE), untrained()
+    )
     planes = np.full((3, 4, 4), 512, np.int16)
     if stage == "decoder":
         with suppress(CorruptFileError):  # Nothing is decoded; the kernels are only called.
@@ -63,10 +65,14 @@ def ensure_compiled(purpose: Purpose, report: Callable[[str], None] | None = Non
     Returns:
         Whether anything had to be compiled.
     """
-    missing = [stage for stage in _STAGES[purpose] if not (cache_folder() / f"{stage}.done").exists()]
+    missing = [
+        stage for stage in _STAGES[purpose] if not (cache_folder() / f"{stage}.done").exists()
+    ]
     for number, stage in enumerate(missing, 1):
         if report is not None:
-            report(f"first use: compiling the {stage} ({number}/{len(missing)}), up to a minute, once")
+            report(
+                f"first use: compiling the {stage} ({number}/{len(missing)}), up to a minute, once"
+            )
         _compile(stage)
         (cache_folder() / f"{stage}.done").touch()
     return bool(missing)

@@ -44,7 +44,8 @@ def fit_entropy(
         planes, step = images[number % len(images)]
         entropy = {**bundle.entropy, "counters": counters, "mixers": mixers, "limits": limits}
         current = replace(bundle, entropy=entropy)
-        picture = allocate_picture(*pad_planes(planes).shape, 1)
+        count, height, width = pad_planes(planes).shape
+        picture = allocate_picture(count, height, width, 1)
         load_entropy(picture, current)
         count_frame(picture, planes, step, current, strategist)
         counters = np.array(picture.state.probs)

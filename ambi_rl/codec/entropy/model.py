@@ -41,9 +41,7 @@ def untrained() -> Tensors:
     }
 
 
-def settle(
-    counters: npt.NDArray[np.int32], confidence: int
-) -> npt.NDArray[np.int32]:
+def settle(counters: npt.NDArray[np.int32], confidence: int) -> npt.NDArray[np.int32]:
     """Counters to start a picture with: trained probabilities that still adapt.
 
     Args:
@@ -61,12 +59,18 @@ def validate_tensors(entropy: Tensors, num_strategies: int, num_offsets: int) ->
         BundleError: A tensor is missing, unknown, of the wrong type or shape, or out of range.
     """
     if not 1 <= num_strategies <= layout.MAX_STRATEGIES:
-        raise BundleError(f"bundle names {num_strategies} strategies; 1 to {layout.MAX_STRATEGIES} can be coded")
+        raise BundleError(
+            f"bundle names {num_strategies} strategies; 1 to {layout.MAX_STRATEGIES} can be coded"
+        )
     if not 1 <= num_offsets <= layout.MAX_OFFSETS:
-        raise BundleError(f"bundle names {num_offsets} offsets; 1 to {layout.MAX_OFFSETS} can be coded")
+        raise BundleError(
+            f"bundle names {num_offsets} offsets; 1 to {layout.MAX_OFFSETS} can be coded"
+        )
     if set(entropy) != set(_SHAPES):
         wrong = ", ".join(sorted(set(entropy) ^ set(_SHAPES)))
-        raise BundleError(f"bundle's entropy tensors do not match this program: {wrong}; export it again")
+        raise BundleError(
+            f"bundle's entropy tensors do not match this program: {wrong}; export it again"
+        )
     for name, shape in _SHAPES.items():
         tensor = entropy[name]
         if tensor.dtype != np.int32 or tensor.shape != shape:

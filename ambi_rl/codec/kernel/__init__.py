@@ -1,1 +1,1 @@
-"""The block kernel: prediction, transform, quantization and syntax, shared by encoder, decoder and environment."""
+"""The block kernel that encoder, decoder and environment share: prediction, transform, syntax."""

@@ -72,7 +72,9 @@ def lambda_of(p: Picture, c: Constants) -> float:
 @kernel
 def block_step(p: Picture, c: Constants, plane: int, offset: int) -> int:
     """Quantizer step of a block's plane in 1/64 code value, at least 1."""
-    step = (int(p.state.control[STEP]) * int(c.multipliers[offset]) + _OFFSET_HALF) // tables.OFFSET_SCALE
+    step = (
+        int(p.state.control[STEP]) * int(c.multipliers[offset]) + _OFFSET_HALF
+    ) // tables.OFFSET_SCALE
     if plane > 0:
         step = (step * int(c.chroma_scale[plane - 1]) + 32) // 64
     return max(step, 1)
@@ -133,7 +135,14 @@ def _reconstruct(
         rows, cols = _dequantize(s, plane, size, step)
         index = basis_index(plane, size)
         inverse(
-            c.transforms[index], c.transposed[index], s.coefficients, s.half, s.residual, size, rows, cols
+            c.transforms[index],
+            c.transposed[index],
+            s.coefficients,
+            s.half,
+            s.residual,
+            size,
+            rows,
+            cols,
         )
     decoded = p.decoded[plane, y : y + size, x : x + size]
     for i in range(size):
@@ -283,7 +292,10 @@ def code_leaf(
         chroma_group = group if chroma == SAME else 0
         for plane in range(1, 3):
             predict_chroma(p, s, plane, y, x, size, code, chroma, 1)
-            if _code_plane(p, s, c, m, plane, y, x, size, chroma_group, offset, others) and plane == 1:
+            if (
+                _code_plane(p, s, c, m, plane, y, x, size, chroma_group, offset, others)
+                and plane == 1
+            ):
                 others |= 2
             if not decoding:
                 error += squared_error(p, plane, y, x, size)
@@ -334,7 +346,11 @@ def advance(p: Picture) -> bool:
         else:
             top = int(p.state.control[STACKED]) - 1
             p.state.control[STACKED] = top
-            y, x, log2 = int(p.state.stack[top, 0]), int(p.state.stack[top, 1]), int(p.state.stack[top, 2])
+            y, x, log2 = (
+                int(p.state.stack[top, 0]),
+                int(p.state.stack[top, 1]),
+                int(p.state.stack[top, 2]),
+            )
         if y >= height or x >= width:
             continue
         if must_split(p, y, x, log2):
@@ -374,7 +390,11 @@ def code_node(p: Picture, s: Work, c: Constants, decision: int, offset: int, chr
         The squared error of the leaf, 0 for a split and when decoding.
     """
     m = Model(p.state, s, c, p.stream)
-    y, x, log2 = int(p.state.control[NODE_Y]), int(p.state.control[NODE_X]), int(p.state.control[NODE_LOG2])
+    y, x, log2 = (
+        int(p.state.control[NODE_Y]),
+        int(p.state.control[NODE_X]),
+        int(p.state.control[NODE_LOG2]),
+    )
     split = 0
     if log2 > tables.MIN_BLOCK_LOG2:
         split = code_split(p, m, y, x, log2, 1 if decision == SPLIT else 0)

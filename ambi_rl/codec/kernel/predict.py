@@ -71,7 +71,11 @@ def gather_reference(p: Picture, s: Work, y: int, x: int, size: int) -> None:
 
 @kernel
 def _predict_planar(
-    out: npt.NDArray[np.int32], top: npt.NDArray[np.int32], left: npt.NDArray[np.int32], size: int, stride: int
+    out: npt.NDArray[np.int32],
+    top: npt.NDArray[np.int32],
+    left: npt.NDArray[np.int32],
+    size: int,
+    stride: int,
 ) -> None:
     count = size // stride
     shift = 3
@@ -91,7 +95,11 @@ def _predict_planar(
 
 @kernel
 def _predict_dc(
-    out: npt.NDArray[np.int32], top: npt.NDArray[np.int32], left: npt.NDArray[np.int32], size: int, stride: int
+    out: npt.NDArray[np.int32],
+    top: npt.NDArray[np.int32],
+    left: npt.NDArray[np.int32],
+    size: int,
+    stride: int,
 ) -> None:
     total = size
     for i in range(size):
@@ -134,7 +142,9 @@ def _blend_border(
             elif code == tables.HORIZONTAL:
                 value += ((int(top[ORIGIN + 1 + q]) - corner) * weight_top + 32) >> 6
             else:
-                border = int(left[ORIGIN + 1 + r]) * weight_left + int(top[ORIGIN + 1 + q]) * weight_top
+                border = (
+                    int(left[ORIGIN + 1 + r]) * weight_left + int(top[ORIGIN + 1 + q]) * weight_top
+                )
                 value = (border + (64 - weight_left - weight_top) * value + 32) >> 6
             out[i, j] = min(max(value, 0), tables.PIXEL_MAX)
 

@@ -88,7 +88,9 @@ def quantize(
         row = cell // _SIDE
         col = cell % _SIDE
         value = int(s.coefficients[row, col])
-        key = level_contexts(m, s.levels, plane, size, row, col, energy, group, step_context, start - position)
+        key = level_contexts(
+            m, s.levels, plane, size, row, col, energy, group, step_context, start - position
+        )
         nearest = (2 * abs(value) + step) // (2 * step)
         low = max(nearest - 1, 1)
         magnitude_costs(m, key, low, costs)

@@ -64,18 +64,21 @@ def code_split(p: Picture, m: Model, y: int, x: int, log2: int, split: int) -> i
     m.work.index[0] = layout.SPLIT_0 + size * 16 + step
     m.work.index[1] = layout.SPLIT_1 + (size * 5 + left) * 5 + above
     m.work.index[2] = layout.SPLIT_2 + (size * 8 + energy_left) * 8 + energy_above
-    m.work.index[3] = layout.SPLIT_3 + (
-        (size * 5 + _neighbour(p.maps, SIZE, uy + (1 << (size - 1)), ux - 1)) * 5
-        + _neighbour(p.maps, SIZE, uy - 1, ux + (1 << (size - 1)))
-    ) * 16 + min(energy_left + energy_above, 15)
+    m.work.index[3] = (
+        layout.SPLIT_3
+        + (
+            (size * 5 + _neighbour(p.maps, SIZE, uy + (1 << (size - 1)), ux - 1)) * 5
+            + _neighbour(p.maps, SIZE, uy - 1, ux + (1 << (size - 1)))
+        )
+        * 16
+        + min(energy_left + energy_above, 15)
+    )
     mixer = layout.MIX_SPLIT + size
     return code_bit(m, split, 4, mixer, mixer)
 
 
 @kernel
-def code_strategy(
-    p: Picture, m: Model, y: int, x: int, log2: int, strategy: int
-) -> int:
+def code_strategy(p: Picture, m: Model, y: int, x: int, log2: int, strategy: int) -> int:
     """Code the index of the prediction strategy as six binary decisions."""
     uy, ux = y >> 2, x >> 2
     units = 1 << (log2 - tables.MIN_BLOCK_LOG2)
@@ -98,7 +101,11 @@ def code_strategy(
         m.work.index[3] = layout.STRATEGY_3 + groups * layout.MAX_STRATEGIES + node
         m.work.index[4] = layout.STRATEGY_4 + corner * layout.MAX_STRATEGIES + node
         bit = code_bit(
-            m, (strategy >> level) & 1, 5, layout.MIX_STRATEGY_0 + agree, layout.MIX_STRATEGY_1 + node
+            m,
+            (strategy >> level) & 1,
+            5,
+            layout.MIX_STRATEGY_0 + agree,
+            layout.MIX_STRATEGY_1 + node,
         )
         node = node * 2 + bit
     strategy = node - layout.MAX_STRATEGIES
@@ -121,7 +128,9 @@ def code_offset(p: Picture, m: Model, y: int, x: int, log2: int, offset: int) ->
     node = 1
     for level in range(2, -1, -1):
         m.work.index[0] = layout.OFFSET_0 + size * layout.MAX_OFFSETS + node
-        m.work.index[1] = layout.OFFSET_1 + (left * (layout.MAX_OFFSETS + 1) + above) * layout.MAX_OFFSETS + node
+        m.work.index[1] = (
+            layout.OFFSET_1 + (left * (layout.MAX_OFFSETS + 1) + above) * layout.MAX_OFFSETS + node
+        )
         bit = code_bit(m, (offset >> level) & 1, 2, layout.MIX_OFFSET, layout.MIX_OFFSET)
         node = node * 2 + bit
     offset = node - layout.MAX_OFFSETS
@@ -132,9 +141,7 @@ def code_offset(p: Picture, m: Model, y: int, x: int, log2: int, offset: int) ->
 
 
 @kernel
-def code_chroma(
-    p: Picture, m: Model, y: int, x: int, log2: int, strategy: int, chroma: int
-) -> int:
+def code_chroma(p: Picture, m: Model, y: int, x: int, log2: int, strategy: int, chroma: int) -> int:
     """Code the chroma strategy, 0…3, as two binary decisions."""
     uy, ux = y >> 2, x >> 2
     size = log2 - tables.MIN_BLOCK_LOG2
@@ -146,7 +153,9 @@ def code_chroma(
         m.work.index[0] = layout.CHROMA_0 + (size * 4 + node) * 16 + step_class(p)
         m.work.index[1] = layout.CHROMA_1 + (left * 5 + above) * 4 + node
         m.work.index[2] = layout.CHROMA_2 + (group * 4 + node) * 4 + size
-        bit = code_bit(m, (chroma >> level) & 1, 3, layout.MIX_CHROMA + size, layout.MIX_CHROMA + size)
+        bit = code_bit(
+            m, (chroma >> level) & 1, 3, layout.MIX_CHROMA + size, layout.MIX_CHROMA + size
+        )
         node = node * 2 + bit
     return node - 4
 
@@ -213,7 +222,9 @@ def size_index(size: int) -> int:
 
 
 @kernel
-def last_contexts(m: Model, plane: int, index: int, energy: int, group: int, step: int, node: int) -> int:
+def last_contexts(
+    m: Model, plane: int, index: int, energy: int, group: int, step: int, node: int
+) -> int:
     """Set the contexts of one decision of the last position's bit length; return the mixer row."""
     chroma = 1 if plane > 0 else 0
     m.work.index[0] = layout.LAST_0 + ((chroma * _S + index) * 16 + step) * 16 + node
@@ -223,7 +234,9 @@ def last_contexts(m: Model, plane: int, index: int, energy: int, group: int, ste
 
 
 @kernel
-def code_last(m: Model, plane: int, size: int, energy: int, group: int, step: int, last: int) -> int:
+def code_last(
+    m: Model, plane: int, size: int, energy: int, group: int, step: int, last: int
+) -> int:
     """Code the scan position of the last nonzero level: its bit length, then its lower bits."""
     index = size_index(size)
     chroma = 1 if plane > 0 else 0
@@ -245,7 +258,9 @@ def code_last(m: Model, plane: int, size: int, energy: int, group: int, step: in
         where = (length * 4 + depth) * 2 + tail
         m.work.index[0] = layout.LAST_BITS_0 + (chroma * _S + index) * 256 + where
         m.work.index[1] = layout.LAST_BITS_1 + (index * 256 + where) * 2 + (1 if group >= 3 else 0)
-        bit = code_bit(m, (value >> level) & 1, 2, layout.MIX_LAST_BITS + length, layout.MIX_LAST_BITS + length)
+        bit = code_bit(
+            m, (value >> level) & 1, 2, layout.MIX_LAST_BITS + length, layout.MIX_LAST_BITS + length
+        )
         result = result * 2 + bit
     if result > size * size:
         m.state.registers[FAULT] = 1
@@ -316,13 +331,19 @@ def level_contexts(
     col_class = col if col < 2 else (2 if col < 4 else 3)
     m.work.index[0] = layout.LEVEL_0 + ((chroma * _S + index) * 32 + place) * _B
     m.work.index[1] = layout.LEVEL_1 + ((chroma * _S + index) * 16 + near_class) * _B
-    m.work.index[2] = layout.LEVEL_2 + (
-        (((chroma * 4 + min(right, 3)) * 4 + min(below, 3)) * 4 + min(across, 3)) * 4 + min(right2 + below2, 3)
-    ) * _B
+    m.work.index[2] = (
+        layout.LEVEL_2
+        + (
+            (((chroma * 4 + min(right, 3)) * 4 + min(below, 3)) * 4 + min(across, 3)) * 4
+            + min(right2 + below2, 3)
+        )
+        * _B
+    )
     m.work.index[3] = layout.LEVEL_3 + (((plane * 8 + energy) * 8 + coarse) * 4 + few) * _B
-    m.work.index[4] = layout.LEVEL_4 + (
-        (((chroma * 6 + group) * _S + index) * 4 + row_class) * 4 + col_class
-    ) * _B
+    m.work.index[4] = (
+        layout.LEVEL_4
+        + ((((chroma * 6 + group) * _S + index) * 4 + row_class) * 4 + col_class) * _B
+    )
     m.work.index[5] = layout.LEVEL_5 + ((chroma * 16 + step) * 16 + wide_class) * _B
     if plane == 0:
         m.work.index[6] = layout.LEVEL_6 + ((min(remaining, 15) * 16 + place // 2) * 4 + few) * _B
@@ -331,12 +352,19 @@ def level_contexts(
         same = min(abs(int(luma[row, col])), 3)
         around = abs(int(luma[row, col + 1])) + abs(int(luma[row + 1, col]))
         blue = min(abs(int(levels[1, row, col])), 3) if plane == 2 else 0
-        m.work.index[6] = layout.LEVEL_6 + (
-            1024 * plane + (((same * 4 + min(around, 3)) * 4 + blue) * 4 + few) * 4 + min(coarse, 3)
-        ) * _B
-    m.work.index[7] = layout.LEVEL_7 + (
-        ((chroma * 8 + min(max(right, max(below, across)), 7)) * 8 + coarse) * _S + index
-    ) * _B
+        m.work.index[6] = (
+            layout.LEVEL_6
+            + (
+                1024 * plane
+                + (((same * 4 + min(around, 3)) * 4 + blue) * 4 + few) * 4
+                + min(coarse, 3)
+            )
+            * _B
+        )
+    m.work.index[7] = (
+        layout.LEVEL_7
+        + (((chroma * 8 + min(max(right, max(below, across)), 7)) * 8 + coarse) * _S + index) * _B
+    )
     return (chroma * 16 + near_class) * _S + index
 
 
@@ -384,7 +412,12 @@ def code_magnitude(m: Model, key: int, first: int, magnitude: int, plane: int) -
     base = layout.GOLOMB + (layout.MAX_GOLOMB_PREFIX + 1) * (1 if plane > 0 else 0)
     while prefix < layout.MAX_GOLOMB_PREFIX:
         m.work.index[0] = base + prefix
-        if code_bit(m, 1 if (value >> (prefix + 1)) > 0 else 0, 1, layout.MIX_GOLOMB, layout.MIX_GOLOMB) == 0:
+        if (
+            code_bit(
+                m, 1 if (value >> (prefix + 1)) > 0 else 0, 1, layout.MIX_GOLOMB, layout.MIX_GOLOMB
+            )
+            == 0
+        ):
             break
         prefix += 1
     result = 1
@@ -461,7 +494,13 @@ def magnitude_costs(m: Model, key: int, low: int, costs: npt.NDArray[np.float64]
 
 @kernel
 def last_costs(
-    m: Model, plane: int, size: int, energy: int, group: int, step: int, costs: npt.NDArray[np.float64]
+    m: Model,
+    plane: int,
+    size: int,
+    energy: int,
+    group: int,
+    step: int,
+    costs: npt.NDArray[np.float64],
 ) -> None:
     """Bits of each bit length, 0…10, of the last position, without learning, into costs[0…10]."""
     index = size_index(size)

@@ -72,7 +72,7 @@ EFFORTS: tuple[Strategist, ...] = (
     Strategist("search", candidates=3),
     Strategist("search", candidates=5, fine=True),
     Strategist("search", candidates=8, fine=True, exact_chroma=True),
-    Strategist("search", candidates=16, fine=True, exact_chroma=True, stop_empty=False, offset_span=1),
+    Strategist("search", candidates=16, fine=True, exact_chroma=True, stop_empty=False),
 )
 """The effort ladder, 0…9."""
 

@@ -14,7 +14,6 @@ CLIP = 5.0
 """Normalised features are clipped to ±CLIP."""
 
 
-
 class Network(NamedTuple):
     """A policy's weights, in one piece.
 

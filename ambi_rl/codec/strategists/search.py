@@ -311,7 +311,7 @@ def _take_plan(p: Picture, s: Work, y: int, x: int) -> None:
 
 
 @kernel
-def planned_decision(maps: np.ndarray, uy: int, ux: int, log2: int) -> tuple[int, int, int]:  # type: ignore[type-arg]
+def planned_decision(maps: np.ndarray, uy: int, ux: int, log2: int) -> tuple[int, int, int]:
     """Decision, offset and chroma strategy that decision maps hold for the node at unit (uy, ux)."""
     if int(maps[SIZE, uy, ux]) - 1 + tables.MIN_BLOCK_LOG2 < log2:
         return SPLIT, 0, 0
@@ -325,7 +325,11 @@ def encode_picture(p: Picture, s: Work, c: Constants, net: Network, plan: Plan) 
     error = 0.0
     searched = 0
     while p.state.control[NODE_LOG2] > 0 and p.state.registers[FAULT] == 0:
-        y, x, log2 = int(p.state.control[NODE_Y]), int(p.state.control[NODE_X]), int(p.state.control[NODE_LOG2])
+        y, x, log2 = (
+            int(p.state.control[NODE_Y]),
+            int(p.state.control[NODE_X]),
+            int(p.state.control[NODE_LOG2]),
+        )
         decision = SPLIT
         offset = int(c.counts[NEUTRAL])
         chroma = AUTO_CHROMA
@@ -335,7 +339,9 @@ def encode_picture(p: Picture, s: Work, c: Constants, net: Network, plan: Plan) 
         elif plan.kind == POLICY:
             observe(p, s, c, m, y, x, log2)
             evaluate(net, s)
-            decision, offset = policy_decision(s, int(c.counts[NUM_STRATEGIES]), int(c.counts[NUM_OFFSETS]), log2)
+            decision, offset = policy_decision(
+                s, int(c.counts[NUM_STRATEGIES]), int(c.counts[NUM_OFFSETS]), log2
+            )
         else:
             top = y // _SIDE * _SIDE
             left = x // _SIDE * _SIDE
@@ -348,6 +354,8 @@ def encode_picture(p: Picture, s: Work, c: Constants, net: Network, plan: Plan) 
                 p.state.registers[MODE] = mode
                 p.state.registers[BITS] = bits
                 _take_plan(p, s, top, left)
-            decision, offset, chroma = planned_decision(s.planned, (y - top) >> 2, (x - left) >> 2, log2)
+            decision, offset, chroma = planned_decision(
+                s.planned, (y - top) >> 2, (x - left) >> 2, log2
+            )
         error += code_node(p, s, c, decision, offset, chroma)
     return error
