@@ -33,10 +33,10 @@ CUTS = (
     Cut("train-motherboard", "budgie-backgrounds-0009", 180, 120),
     Cut("train-dragonfly", "budgie-backgrounds-0010", 330, 60),
     Cut("train-cityscape", "budgie-backgrounds-0012", 40, 90),
-    Cut("train-otters", "budgie-backgrounds-0019", 230, 110),
     Cut("train-colosseum", "budgie-backgrounds-0027", 170, 70),
     Cut("train-kitten", "budgie-backgrounds-0028", 170, 140),
-    Cut("held-out-budgie", "budgie-backgrounds-0023", 170, 60),
+    Cut("train-budgie", "budgie-backgrounds-0023", 170, 60),
+    Cut("held-out-animal", "budgie-backgrounds-0019", 230, 110),
     Cut("held-out-lake", "budgie-backgrounds-0015", 130, 70),
 )
 

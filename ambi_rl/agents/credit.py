@@ -150,9 +150,7 @@ class _Tree(_Scaled):
             dones: Not needed, either.
         """
         self.rewards *= learning_scale(self.observations, self.pixels).astype(np.float32)
-        returns, complete = subtree_returns(
-            self.rewards, is_split(self.observations, self.actions)
-        )
+        returns, complete = subtree_returns(self.rewards, is_split(self.observations, self.actions))
         self.returns = np.where(complete, returns, self.values).astype(np.float32)
         self.advantages = self.returns - self.values
 

@@ -295,7 +295,9 @@ def clone(
         seed: Of the order of samples.
         report: Called with the fraction done.
     """
-    held_out = data.patches % 10 == 9 if data.patches.max() >= 9 else data.patches == data.patches.max()
+    held_out = (
+        data.patches % 10 == 9 if data.patches.max() >= 9 else data.patches == data.patches.max()
+    )
     train, check = _Tensors.of(data.select(~held_out)), _Tensors.of(data.select(held_out))
     extractor = policy.features_extractor
     if not isinstance(extractor, ObservationNormalizer):

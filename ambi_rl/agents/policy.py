@@ -1,7 +1,7 @@
 """The policy network: exactly what the exported bundle can hold, in Stable-Baselines3's form.
 
-    observation [F] ─ normalise, clip ±5 ─┬─ tanh [H] ─ tanh [H] ─ logits [S+1 | O]     (exported)
-                                          └─ tanh [H] ─ tanh [H] ─ value [1]            (training only)
+observation [F] ─ normalise, clip ±5 ─┬─ tanh [H] ─ tanh [H] ─ logits [S+1 | O]     (exported)
+                                      └─ tanh [H] ─ tanh [H] ─ value [1]            (training only)
 """
 
 from __future__ import annotations

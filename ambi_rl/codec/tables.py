@@ -17,8 +17,8 @@ PIXEL_MAX = 1023
 PIXEL_MID = 512
 PIXEL_SCALE = 4
 
-TRANSFORM_BITS = 10
-"""The transform matrices are orthonormal, times 2**TRANSFORM_BITS."""
+TRANSFORM_BITS = 11
+"""The transform matrices are orthonormal, times 2**TRANSFORM_BITS: as many as int32 sums allow."""
 
 # Predictor codes: planar, DC, then the 33 angles of HEVC (ITU-T H.265, 8.4.4.2.6).
 PLANAR, DC, FIRST_ANGLE, HORIZONTAL, DIAGONAL, VERTICAL, LAST_ANGLE = 0, 1, 2, 10, 18, 26, 34

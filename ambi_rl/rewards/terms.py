@@ -72,7 +72,9 @@ def ms_ssim_scales(height: int, width: int) -> int:
     """
     side = min(height, width)
     if side < WINDOW:
-        raise ConfigError(f"SSIM terms need pictures of at least {WINDOW} pixels a side, not {side}")
+        raise ConfigError(
+            f"SSIM terms need pictures of at least {WINDOW} pixels a side, not {side}"
+        )
     return min(len(MS_SSIM_WEIGHTS), (side // WINDOW).bit_length())
 
 

@@ -52,7 +52,9 @@ class TrainingCallback(BaseCallback):
         actions: What to do when, called with the number of decisions after an update.
     """
 
-    def __init__(self, bar: TrainingBar, actions: list[tuple[Every, Callable[[int], None]]]) -> None:
+    def __init__(
+        self, bar: TrainingBar, actions: list[tuple[Every, Callable[[int], None]]]
+    ) -> None:
         super().__init__()
         self._bar = bar
         self._actions = actions

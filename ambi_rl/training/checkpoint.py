@@ -101,4 +101,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise AmbiError(f"there is no checkpoint {path}; train first") from None
     except Exception as error:
         # Torch raises many kinds for a damaged file; all mean the same to the user.
-        raise AmbiError(f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from error
+        raise AmbiError(
+            f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}"
+        ) from error

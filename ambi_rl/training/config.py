@@ -150,7 +150,11 @@ class TrainConfig:
         """The metric of the objective: what `evaluation.metric` says, or what is rewarded most."""
         if self.evaluation.metric != "auto":
             return self.evaluation.metric
-        fidelity = {"psnr": self.reward.sse, "ssim": self.reward.ssim, "ms_ssim": self.reward.ms_ssim}
+        fidelity = {
+            "psnr": self.reward.sse,
+            "ssim": self.reward.ssim,
+            "ms_ssim": self.reward.ms_ssim,
+        }
         return max(fidelity, key=lambda name: fidelity[name])
 
 
@@ -164,7 +168,9 @@ def register() -> None:
 
 def _one_of(key: str, value: str, allowed: Iterable[str]) -> None:
     if value not in allowed:
-        raise ConfigError(f"{key} is {value!r}; it can be {', '.join(allowed)}{_meant(value, allowed)}")
+        raise ConfigError(
+            f"{key} is {value!r}; it can be {', '.join(allowed)}{_meant(value, allowed)}"
+        )
 
 
 def _within(key: str, value: float, low: float, high: float) -> None:
@@ -198,7 +204,9 @@ def validate(config: TrainConfig) -> None:
     _at_least("checkpoint_every", config.checkpoint_every, 1)
     _at_least("env.num_envs", env.num_envs, 1)
     if env.patch_size < 16 or env.patch_size % 4:
-        raise ConfigError(f"env.patch_size is {env.patch_size}; it must be a multiple of 4, 16 or more")
+        raise ConfigError(
+            f"env.patch_size is {env.patch_size}; it must be a multiple of 4, 16 or more"
+        )
     if env.threads is not None:
         _at_least("env.threads", env.threads, 1)
     _at_least("data.held_out_every", data.held_out_every, 2)
@@ -281,7 +289,9 @@ def to_config(composed: DictConfig) -> TrainConfig:
     except OmegaConfBaseException as error:
         raise explain(error) from error
     if not isinstance(config, TrainConfig):
-        raise ConfigError("the configuration does not follow the schema; compose it from ambi_rl.conf")
+        raise ConfigError(
+            "the configuration does not follow the schema; compose it from ambi_rl.conf"
+        )
     validate(config)
     return config
 
@@ -331,9 +341,13 @@ def explain_key(key: str, known: list[str]) -> ConfigError:
         # Perhaps the right name in the wrong place.
         last = key.rsplit(".", 1)[-1]
         tails = {name.rsplit(".", 1)[-1]: name for name in known}
-        close = [tails[tail] for tail in difflib.get_close_matches(last, list(tails), n=1, cutoff=0.6)]
+        close = [
+            tails[tail] for tail in difflib.get_close_matches(last, list(tails), n=1, cutoff=0.6)
+        ]
     group = key.rsplit(".", 1)[0] if "." in key else ""
-    depth = f"{group}." if f"{group}." != "." and any(k.startswith(f"{group}.") for k in known) else ""
+    depth = (
+        f"{group}." if f"{group}." != "." and any(k.startswith(f"{group}.") for k in known) else ""
+    )
     names = [k[len(depth) :] for k in known if k.startswith(depth) and "." not in k[len(depth) :]]
     hint = f"did you mean {close[0]}? " if close else ""
     where = depth[:-1] if depth else "the configuration"
@@ -358,13 +372,17 @@ def explain(error: Exception, known: list[str] | None = None) -> ConfigError:
     full = re.search(r"full_key: (\S+)", text)
     if missing and known:
         return explain_key((override or full or missing).group(1), known)
-    group = re.search(r"Could not find '([^'/]+)/([^']+)'.*?Available options in '[^']+':(.*)", text, re.S)
+    group = re.search(
+        r"Could not find '([^'/]+)/([^']+)'.*?Available options in '[^']+':(.*)", text, re.S
+    )
     if group:
         names = [n for n in re.findall(r"^\s+(\S+)$", group[3], re.M) if not n.endswith("_schema")]
         return ConfigError(
             f"{group[1]} is {group[2]!r}; it can be {', '.join(names)}{_meant(group[2], names)}"
         )
-    wrong_group = re.search(r"Could not override '([^']+)'\.\s*\n?\s*No match in the defaults list", text)
+    wrong_group = re.search(
+        r"Could not override '([^']+)'\.\s*\n?\s*No match in the defaults list", text
+    )
     if wrong_group and known:
         return explain_key(wrong_group[1], known)
     value = re.search(r"Value '([^']*)' of type '\w+' could not be converted to (\w+)", text)
@@ -374,5 +392,3 @@ def explain(error: Exception, known: list[str] | None = None) -> ConfigError:
         return ConfigError(f"{full[1]} is {value[1]!r}; it must be {wanted}")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return ConfigError("; ".join(dict.fromkeys(lines[:2])) or type(error).__name__)
-
-

@@ -92,4 +92,6 @@ class TrainingBar:
             self._said = now
             speed = (done - self._first) / max(now - self._start, 1e-9)
             left = (self._total - done) / max(speed, 1e-9)
-            self._display.line(f"training {done:,} of {self._total:,} decisions, eta {left:.0f} s, {note}")
+            self._display.line(
+                f"training {done:,} of {self._total:,} decisions, eta {left:.0f} s, {note}"
+            )

@@ -129,7 +129,9 @@ class HeldOut:
         return Curve(
             [float(np.mean([bpp for bpp, _ in group])) for group in groups],
             {
-                metric: [float(np.mean([values[metric] for _, values in group])) for group in groups]
+                metric: [
+                    float(np.mean([values[metric] for _, values in group])) for group in groups
+                ]
                 for metric in ("psnr", "ssim", "ms_ssim")
             },
         )
@@ -162,7 +164,12 @@ class Baselines:
 
 
 def measure_baselines(
-    held_out: HeldOut, bundle: Bundle, search_effort: int, cache: Path, *, report: Report | None = None
+    held_out: HeldOut,
+    bundle: Bundle,
+    search_effort: int,
+    cache: Path,
+    *,
+    report: Report | None = None,
 ) -> Baselines:
     """The baselines' curves, from `cache` if it holds those of the same photographs and bundle.
 

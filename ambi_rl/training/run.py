@@ -195,7 +195,9 @@ class Run:
     def _random_observations(self) -> np.ndarray:  # type: ignore[type-arg]
         rng = np.random.default_rng(self.config.seed)
         seen = [self.env.reset()]
-        high = np.array([self.env.vector.episodes.num_decisions, self.env.vector.episodes.num_offsets])
+        high = np.array(
+            [self.env.vector.episodes.num_decisions, self.env.vector.episodes.num_offsets]
+        )
         for _ in range(_RANDOM_STEPS):
             actions = rng.integers(0, high, (self.env.num_envs, 2))
             # Half of them split, so that small blocks are seen too.
@@ -353,9 +355,7 @@ def train(
             metrics = run.finish()
     except KeyboardInterrupt:
         run.checkpoint(int(run.agent.num_timesteps))
-        display.line(
-            f"interrupted; go on with: ambi train name={place.path.name} resume=true"
-        )
+        display.line(f"interrupted; go on with: ambi train name={place.path.name} resume=true")
         raise
     finally:
         run.env.close()

@@ -36,6 +36,10 @@ ENCODE, DECODE, COUNT, ESTIMATE = 0, 1, 2, 3
 REGISTER_BITS = 48
 _ALL = (1 << REGISTER_BITS) - 1
 _TOP = REGISTER_BITS - 8
+_FILLING = 0x55
+"""What a decoder reads past the end. Not zeros: they would leave it at an interval's edge, where bits cost
+nothing, so that it would never run out of a truncated stream."""
+_PAST_END = 0x555555555555
 _OVERRUN = 8
 """Bytes past the end that a decoder may legitimately read: the width of its registers, and two."""
 
@@ -70,16 +74,15 @@ def start_encoding(registers: npt.NDArray[np.int64]) -> None:
 
 @kernel
 def start_decoding(registers: npt.NDArray[np.int64], stream: npt.NDArray[np.uint8]) -> None:
-    """Reset the registers and load the first bytes of `stream`; past the end it reads as zeros."""
+    """Reset the registers and load the first bytes of `stream`."""
     registers[:] = 0
     registers[HIGH] = _ALL
     registers[MODE] = DECODE
     registers[LENGTH] = stream.shape[0]
     value = 0
     for i in range(REGISTER_BITS // 8):
-        value = value << 8
-        if i < stream.shape[0]:
-            value |= int(stream[i])
+        byte = int(stream[i]) if i < stream.shape[0] else _FILLING
+        value = (value << 8) | byte
     registers[VALUE] = value
     registers[POSITION] = REGISTER_BITS // 8
 
@@ -90,15 +93,14 @@ def finish_encoding(registers: npt.NDArray[np.int64], stream: npt.NDArray[np.uin
     low, high = int(registers[LOW]), int(registers[HIGH])
     position = int(registers[POSITION])
     kept = 0
-    while kept < REGISTER_BITS:
-        # Round up to a multiple of 2**(48 - kept): zeros follow it in the decoder.
-        unit = 1 << (REGISTER_BITS - kept)
-        value = (low + unit - 1) // unit * unit
-        if value <= high:
-            break
+    value = _PAST_END
+    while (value < low or value > high) and kept < REGISTER_BITS:
+        # The shortest prefix that lies in the interval when the decoder's filling follows it.
         kept += 8
-    unit = 1 << (REGISTER_BITS - kept)
-    value = (low + unit - 1) // unit * unit
+        unit = 1 << (REGISTER_BITS - kept)
+        value = low // unit * unit + _PAST_END % unit
+        if value < low:
+            value += unit
     for i in range(kept // 8):
         stream[position] = (value >> (_TOP - 8 * i)) & 255
         position += 1
@@ -123,7 +125,7 @@ def _narrow(
     while (low ^ high) >> _TOP == 0:
         position = int(registers[POSITION])
         if decoding:
-            byte = 0
+            byte = _FILLING
             if position < registers[LENGTH]:
                 byte = int(stream[position])
             elif position > registers[LENGTH] + _OVERRUN:

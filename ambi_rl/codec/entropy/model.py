@@ -75,7 +75,8 @@ def validate_tensors(entropy: Tensors, num_strategies: int, num_offsets: int) ->
         tensor = entropy[name]
         if tensor.dtype != np.int32 or tensor.shape != shape:
             raise BundleError(
-                f"bundle tensor entropy/{name} is {tensor.dtype} {list(tensor.shape)}, not int32 {list(shape)}"
+                f"bundle tensor entropy/{name} is {tensor.dtype} {list(tensor.shape)}, "
+                f"not int32 {list(shape)}"
             )
     counters = entropy["counters"].astype(np.int64)
     if counters.min() < 0 or counters.max() >= 1 << 30:

@@ -1,0 +1,120 @@
+"""The same file decodes to the same planes everywhere: other threads, no compiler, bounds checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ambi_rl
+from ambi_rl.codec.bundle import Bundle, make_manifest, save_bundle
+from ambi_rl.codec.color import rgb_to_planes
+from ambi_rl.codec.context import DEFAULT_LAMBDA_SCALE, DEFAULT_OFFSETS, DEFAULT_STRATEGIES
+from ambi_rl.codec.entropy.model import untrained
+from ambi_rl.codec.frame import encode_frame
+from ambi_rl.codec.strategists import for_effort
+
+GOLDEN = Path(__file__).parent / "golden"
+
+DECODE = """
+import sys, zlib
+from ambi_rl.codec.bundle import load_bundle
+from ambi_rl.codec.frame import decode_frame
+payload = open(sys.argv[1], "rb").read()
+height, width, planes, step = map(int, sys.argv[3:])
+print(zlib.crc32(decode_frame(payload, height, width, planes, step, load_bundle(sys.argv[2])).tobytes()))
+"""
+
+
+def decode_elsewhere(
+    folder: Path,
+    payload: bytes,
+    bundle: Bundle,
+    shape: tuple[int, ...],
+    step: int,
+    **variables: str,
+) -> int:
+    """CRC-32 of the planes that a new process with other environment variables decodes."""
+    (folder / "payload").write_bytes(payload)
+    save_bundle(bundle, folder / "bundle.ambic")
+    planes, height, width = shape
+    arguments = [str(folder / "payload"), str(folder / "bundle.ambic")]
+    result = subprocess.run(
+        [sys.executable, "-c", DECODE, *arguments, *map(str, (height, width, planes, step))],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(result.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        {"NUMBA_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"},
+        {"NUMBA_DISABLE_JIT": "1"},
+    ],
+    ids=lambda v: ",".join(f"{k}={x}" for k, x in v.items()),
+)
+def test_other_processes_decode_the_same_planes(
+    tmp_path: Path, photograph: Image.Image, default_bundle: Bundle, variables: dict[str, str]
+) -> None:
+    planes = rgb_to_planes(np.asarray(photograph)[20:61, 30:67])
+    encoded = encode_frame(planes, 300, default_bundle, for_effort(8))
+    crc = decode_elsewhere(
+        tmp_path, encoded.payload, default_bundle, planes.shape, 300, **variables
+    )
+    assert crc == zlib.crc32(encoded.planes.tobytes())
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_encoder_writes_the_same_bytes(
+    tmp_path: Path, photograph: Image.Image, default_bundle: Bundle
+) -> None:
+    image = photograph.crop((30, 20, 46, 36))
+    image.save(tmp_path / "in.png")
+    compiled = ambi_rl.encode(image, quality=60, effort=5)
+    code = (
+        "import sys, ambi_rl; from PIL import Image;"
+        "sys.stdout.buffer.write(ambi_rl.encode(Image.open(sys.argv[1]), quality=60, effort=5))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "in.png")],
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        check=True,
+    )
+    assert result.stdout == compiled
+
+
+def golden_names() -> list[str]:
+    return sorted(path.stem for path in GOLDEN.glob("*.ambi"))
+
+
+@pytest.mark.parametrize("name", golden_names())
+def test_golden_files_decode_to_the_frozen_pixels(name: str) -> None:
+    """A failure here means that the bitstream has changed: that takes a new format version.
+
+    scripts/make_golden.py wrote the files, with the untrained entropy model.
+    """
+    facts = json.loads((GOLDEN / "golden.json").read_text())[name]
+    manifest = make_manifest(DEFAULT_STRATEGIES, DEFAULT_OFFSETS, DEFAULT_LAMBDA_SCALE)
+    bundle = Bundle(manifest, untrained())
+    image = ambi_rl.decode((GOLDEN / f"{name}.ambi").read_bytes(), bundle=bundle)
+    assert image.mode == facts["mode"]
+    assert list(image.size) == facts["size"]
+    assert zlib.crc32(image.tobytes()) == facts["crc32"]
+
+
+def test_there_are_golden_files() -> None:
+    assert len(golden_names()) >= 5
