@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -12,6 +13,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from ambi_rl.bench import demo
 from ambi_rl.bench.codecs import AmbiCodec, jpeg, webp
@@ -121,13 +123,24 @@ def curve(name: str, factor: float, seconds: float) -> Curve:
 def test_summary_says_how_far_the_policy_gets() -> None:
     names = {demo.FIXED: 1.0, demo.POLICY: 0.8, demo.SEARCH: 0.75, "JPEG": 2.0}
     seconds = {demo.FIXED: 0.1, demo.POLICY: 0.2, demo.SEARCH: 4.0, "JPEG": 0.01}
-    measured = {n: [curve(n, f, seconds[n]), curve(n, f, seconds[n])] for n, f in names.items()}
-    summary = demo.summarise(measured, "JPEG")
-    assert summary.policy_vs_fixed == pytest.approx(-20)
-    assert summary.search_vs_fixed == pytest.approx(-25)
-    assert summary.policy_vs_jpeg == pytest.approx(-60)
+    measured = {n: [curve(n, f, seconds[n])] * 2 for n, f in names.items()}
+    summary = demo.summarise(measured)
+    assert list(summary.bd_rates) == [demo.FIXED, demo.POLICY, demo.SEARCH]
+    policy, search = summary.bd_rates[demo.POLICY], summary.bd_rates[demo.SEARCH]
+    assert policy == pytest.approx({demo.FIXED: -20, "JPEG": -60})
+    assert search[demo.FIXED] == pytest.approx(-25)
     assert summary.share == pytest.approx(80)
-    assert summary.search_seconds == pytest.approx(4.0)
+    assert summary.speed_up == pytest.approx(20)
+    assert "-60.0 %" in text_of(summary.table("two photographs"))
+
+
+def test_summary_without_a_common_range() -> None:
+    curves = {name: [curve(name, 1.0, 0.1)] for name in (demo.FIXED, demo.POLICY, demo.SEARCH)}
+    low = [p._replace(psnr=p.psnr - 20) for p in curves[demo.POLICY][0].points]
+    curves[demo.POLICY] = [Curve(demo.POLICY, "", tuple(low))]
+    summary = demo.summarise(curves)
+    assert summary.share is None
+    assert "–" in text_of(summary.table("one photograph"))
 
 
 def test_shipped_photographs_are_split() -> None:
@@ -176,6 +189,13 @@ def test_figure_and_verification(
     assert "all equal" in demo.verify_elsewhere(ours[2], small, tmp_path)
     with Image.open(tmp_path / f"{small.name}.png") as decoded:
         assert decoded.size == small.image.size
+
+
+def text_of(table: object) -> str:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
 
 
 def script() -> ModuleType:

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from rich import box
+from rich.table import Table
 
 from ambi_rl.bench.codecs import AmbiCodec, Codec, jpeg, webp
 from ambi_rl.bench.curves import Curve, mean_curve, measure, warm_up
 from ambi_rl.bench.draw import Panel, draw_decisions, figure
 from ambi_rl.codec.bundle import load_bundle
 from ambi_rl.codec.frame import Decision
-from ambi_rl.errors import AmbiError
+from ambi_rl.errors import AmbiError, UsageError
 from ambi_rl.metrics import psnr
 
 QUALITIES = (25.0, 40.0, 60.0, 75.0, 85.0, 92.0)
@@ -26,7 +28,8 @@ QUALITIES = (25.0, 40.0, 60.0, 75.0, 85.0, 92.0)
 SHOWN_QUALITY = 40.0
 """What the figure shows: low enough for blocks to be large and differences to be visible."""
 
-FIXED, POLICY, SEARCH = "fixed", "policy (-e 0)", "search (-e 9)"
+FIXED, POLICY, SEARCH = "fixed", "policy", "search"
+"""Names of the curves: one block size; the policy alone, effort 0; search over everything, effort 9."""
 
 
 @dataclass(frozen=True)
@@ -42,25 +45,39 @@ class Summary:
     """Who saves how much on a set of photographs.
 
     Attributes:
-        policy_vs_fixed: BD-rate of the policy against `fixed`, in percent; negative is less.
-        search_vs_fixed: The same of exhaustive search.
-        policy_vs_jpeg: BD-rate of the policy against optimized 4:2:0 JPEG.
-        search_vs_jpeg: The same of exhaustive search.
-        policy_seconds: Mean time to encode with the policy.
-        search_seconds: Mean time to encode with search.
+        bd_rates: For `FIXED`, `POLICY` and `SEARCH`, the BD-rate in percent against each other curve by name;
+            negative is less, None where the curves have no PSNR in common.
+        encode_seconds: For the same three, the mean time to encode a photograph.
     """
 
-    policy_vs_fixed: float
-    search_vs_fixed: float
-    policy_vs_jpeg: float
-    search_vs_jpeg: float
-    policy_seconds: float
-    search_seconds: float
+    bd_rates: Mapping[str, Mapping[str, float | None]]
+    encode_seconds: Mapping[str, float]
 
     @property
-    def share(self) -> float:
-        """Part of the distance from `fixed` to search that the policy covers, in percent."""
-        return 100 * self.policy_vs_fixed / self.search_vs_fixed
+    def share(self) -> float | None:
+        """Part of the distance from `fixed` to search that the policy covers, in percent, if it is known."""
+        policy, search = (self.bd_rates[name][FIXED] for name in (POLICY, SEARCH))
+        return None if policy is None or not search else 100 * policy / search
+
+    @property
+    def speed_up(self) -> float:
+        """How many times as fast as search the policy encodes."""
+        return self.encode_seconds[SEARCH] / self.encode_seconds[POLICY]
+
+    def table(self, title: str) -> Table:
+        """The summary for a terminal of 80 columns."""
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        table.add_column("")
+        anchors = list(self.bd_rates[POLICY])
+        for anchor in anchors:
+            table.add_column(f"vs {anchor}", justify="right")
+        table.add_column("encode s", justify="right")
+        for name, deltas in self.bd_rates.items():
+            cells = [
+                "–" if deltas[anchor] is None else f"{deltas[anchor]:+.1f} %" for anchor in anchors
+            ]
+            table.add_row(name, *cells, f"{self.encode_seconds[name]:.3f}")
+        return table
 
 
 def open_photographs(folder: Path, pattern: str = "held-out-*.webp") -> list[Photograph]:
@@ -111,21 +128,27 @@ def compare(
     return results
 
 
-def summarise(measured: Mapping[str, Sequence[Curve]], jpeg_name: str) -> Summary:
-    """Compare the mean curves of what `compare` measured, over the PSNR range they have in common.
+def summarise(measured: Mapping[str, Sequence[Curve]]) -> Summary:
+    """Compare mean curves, each pair over all of the PSNR range that it has in common.
 
-    Raises:
-        UsageError: Two curves have no range in common.
+    Args:
+        measured: What `compare` returned for `demo_codecs`.
     """
     mean = {name: mean_curve(curves) for name, curves in measured.items()}
+    ours = (FIXED, POLICY, SEARCH)
+    anchors = [name for name in mean if name not in (POLICY, SEARCH)]
     return Summary(
-        policy_vs_fixed=mean[POLICY].bd_rate(mean[FIXED]),
-        search_vs_fixed=mean[SEARCH].bd_rate(mean[FIXED]),
-        policy_vs_jpeg=mean[POLICY].bd_rate(mean[jpeg_name]),
-        search_vs_jpeg=mean[SEARCH].bd_rate(mean[jpeg_name]),
-        policy_seconds=mean[POLICY].mean_seconds()[0],
-        search_seconds=mean[SEARCH].mean_seconds()[0],
+        bd_rates={name: {a: _bd_rate(mean[name], mean[a]) for a in anchors} for name in ours},
+        encode_seconds={name: mean[name].mean_seconds()[0] for name in ours},
     )
+
+
+def _bd_rate(curve: Curve, anchor: Curve) -> float | None:
+    try:
+        return curve.bd_rate(anchor)
+    except UsageError:
+        # On a picture of saturated colours, formats with halved chroma never reach a high PSNR.
+        return None
 
 
 def verify_elsewhere(codec: AmbiCodec, photo: Photograph, folder: Path) -> str:
@@ -198,4 +221,4 @@ def _drawing(
         raise AmbiError("the figure needs a codec with a bundle file")
     bundle = load_bundle(codec.bundle)
     pixels = draw_decisions(decoded, decisions, bundle.strategies, bundle.offsets)
-    return Panel(f"decisions, {told}, {len(decisions)} blocks", pixels)
+    return Panel(f"decisions of {told}, {len(decisions)} blocks", pixels)

@@ -17,7 +17,7 @@ from ambi_rl.errors import UsageError
 Pixels = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
-FLAT_COLOURS: dict[str, Colour] = {"dc": (150, 150, 150), "planar": (235, 235, 235)}
+FLAT_COLOURS: dict[str, Colour] = {"dc": (110, 110, 110), "planar": (255, 255, 255)}
 OTHER_COLOUR: Colour = (230, 90, 220)
 FINER_COLOUR: Colour = (255, 230, 60)
 COARSER_COLOUR: Colour = (40, 60, 160)

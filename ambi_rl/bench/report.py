@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rich import box
 from rich.table import Table
 
 from ambi_rl.bench.curves import Curve
@@ -26,7 +27,9 @@ def bd_rate_table(
             what it covers in the place of its BD-rate, so that a long measurement is not lost.
     """
     how = "\n".join(f"{curve.name}: {curve.description}" for curve in curves.values())
-    table = Table(title=title, title_justify="left", caption=how, caption_justify="left")
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, caption=how, caption_justify="left"
+    )
     table.add_column("codec")
     table.add_column(f"BD-rate against {anchor}", justify="right")
     middle = (low + high) / 2
@@ -50,15 +53,16 @@ def bd_rate_table(
 def points_table(curves: Sequence[Curve], rivals: Sequence[Curve], *, title: str) -> Table:
     """Every point of some curves, with its rate relative to rivals' at the same PSNR.
 
+    Fits a terminal of 80 columns with two rivals.
+
     Args:
         curves: What is shown, of one picture or of a set.
         rivals: Curves of the same pictures; where one does not reach a PSNR the cell has a dash.
         title: What was measured.
     """
-    table = Table(title=title, title_justify="left")
-    table.add_column("decisions by")
-    for heading in ("quality", "bit/pixel", "PSNR dB", "encode s", "decode s"):
-        table.add_column(heading, justify="right")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for heading in ("", "quality", "bit/pixel", "PSNR dB", "encode s", "decode s"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for rival in rivals:
         table.add_column(f"vs {rival.name}", justify="right")
     for curve in curves:

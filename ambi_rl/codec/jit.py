@@ -30,8 +30,9 @@ def cache_folder() -> Path:
     Numba checks only the file that a function stands in, not those of the functions it calls, so that an
     upgrade could run stale code. A folder named after a hash of all kernel sources cannot be stale.
     """
-    digest = hashlib.sha256(f"{numba.__version__} {platform.python_version()}".encode())
     root = Path(__file__).parent
+    # Numba keys its files by path: two installations must not take each other's for their own.
+    digest = hashlib.sha256(f"{numba.__version__} {platform.python_version()} {root}".encode())
     for source in sorted(root.rglob("*.py")):
         text = source.read_bytes()
         if b"\n@kernel" in text or source.name in _CONSTANTS:

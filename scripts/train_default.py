@@ -1,0 +1,87 @@
+"""Rebuild the default bundle from folders of photographs, from scratch.
+
+    python scripts/train_default.py PHOTOS [MORE ...]
+
+Stage 1 fits the entropy model to the decisions of the search strategist, coding patches one after the
+other. Stage 2 trains the policy (`ambi train`) over that model. Stage 3 exports both to
+ambi_rl/codec/default.ambic. Every tenth photograph, by name, is held out of both stages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from ambi_rl.codec.bundle import Bundle, make_manifest, save_bundle
+from ambi_rl.codec.context import DEFAULT_LAMBDA_SCALE, DEFAULT_OFFSETS, DEFAULT_STRATEGIES
+from ambi_rl.codec.entropy.fit import fit_entropy
+from ambi_rl.codec.entropy.model import untrained
+from ambi_rl.codec.strategists import for_effort
+from ambi_rl.codec.warmup import ensure_compiled
+from ambi_rl.data.source import PhotographSource, list_photographs, split_held_out
+
+ROOT = Path(__file__).parent.parent
+HELD_OUT_EVERY = 10
+ENTROPY_PATCH = 192
+ENTROPY_QUALITIES = (10, 97)
+
+
+def fit(folders: list[Path], patches: int, effort: int, seed: int) -> Bundle:
+    """Stage 1: the entropy model, over patches of all qualities in random order."""
+    paths, _ = split_held_out(list_photographs(folders), HELD_OUT_EVERY)
+    source = PhotographSource(paths, ENTROPY_PATCH, ENTROPY_QUALITIES, texture=0.3)
+    rng = np.random.default_rng(seed)
+    images = [(patch.planes, patch.step) for patch in (source.sample(rng) for _ in range(patches))]
+    manifest = make_manifest(
+        DEFAULT_STRATEGIES, DEFAULT_OFFSETS, DEFAULT_LAMBDA_SCALE, data=[f.name for f in folders]
+    )
+    start = time.monotonic()
+
+    def report(fraction: float) -> None:
+        elapsed = time.monotonic() - start
+        print(f"\rentropy model: {fraction:4.0%}, {elapsed:.0f} s", end="", flush=True)
+
+    bundle = Bundle(manifest, untrained())
+    entropy = fit_entropy(images, bundle, for_effort(effort), report=report)
+    print()
+    return Bundle(manifest, entropy)
+
+
+def main() -> None:
+    """Run the three stages."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", type=Path, nargs="+", help="folders of photographs")
+    parser.add_argument("--patches", type=int, default=800, help="patches of stage 1")
+    parser.add_argument("--effort", type=int, default=7, help="effort of the search of stage 1")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--name", default="default", help="name of the run of stage 2")
+    parser.add_argument("--output", type=Path, default=ROOT / "ambi_rl" / "codec" / "default.ambic")
+    parser.add_argument("overrides", nargs="*", default=[], help=argparse.SUPPRESS)
+    arguments, overrides = parser.parse_known_args()
+    ensure_compiled("train", lambda line: print(line, flush=True))
+    bundle = fit(arguments.folders, arguments.patches, arguments.effort, arguments.seed)
+    ambi = [sys.executable, "-m", "ambi_rl.cli"]
+    with tempfile.TemporaryDirectory() as temporary:
+        start = Path(temporary) / "start.ambic"
+        save_bundle(bundle, start)
+        photographs = Path(temporary) / "photographs"
+        photographs.mkdir()
+        for path in list_photographs(arguments.folders):
+            (photographs / f"{path.parent.name}-{path.name}").symlink_to(path.resolve())
+        data = ["data=folder", f"data.folder={photographs}"]
+        run = [f"name={arguments.name}", f"bundle={start}", f"seed={arguments.seed}"]
+        subprocess.run([*ambi, "train", *data, *run, *overrides], check=True)
+        export = ["export", f"runs/{arguments.name}", "-o", str(arguments.output)]
+        subprocess.run([*ambi, *export], check=True)
+
+
+if __name__ == "__main__":
+    main()
