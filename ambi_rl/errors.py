@@ -1,8 +1,8 @@
-"""Every exception that ambi-rl raises on purpose; each message is one line that says what, where and how to mend it."""
+"""Every exception that ambi-rl raises on purpose: one line that says what, where and how to mend it."""
 
 
 class AmbiError(Exception):
-    """Base of all errors a user can cause; the command line prints it as one line and exits with `exit_code`."""
+    """Base of all errors a user can cause; the command line prints one line and exits with `exit_code`."""
 
     exit_code = 1
 
@@ -48,7 +48,7 @@ class UnknownBundleError(AmbiError):
 
 
 class BundleError(AmbiError):
-    """The bundle file cannot be used: not a bundle, wrong shapes, or a hash that does not match (exit code 7)."""
+    """The file cannot be used as a bundle: wrong kind, wrong shapes, or a wrong hash (exit code 7)."""
 
     exit_code = 7
 

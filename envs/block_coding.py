@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -50,7 +50,10 @@ class BlockCodingEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.int64
         ConfigError: A value is impossible or there are no usable photographs.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
+    metadata: dict[str, Any] = {  # noqa: RUF012 - as Gymnasium declares it
+        "render_modes": ["rgb_array"],
+        "render_fps": 10,
+    }
 
     def __init__(
         self,
@@ -128,6 +131,6 @@ class BlockCodingEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.int64
         """Valid choices for the current node, bool [S+1+O]."""
         return self.episodes.masks[0]
 
-    def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> npt.NDArray[np.uint8] | None:
         """Original, reconstruction and decisions, uint8 [H', W', 3]; None without a render mode."""
         return render_episode(self.episodes, 0) if self.render_mode == "rgb_array" else None

@@ -188,7 +188,9 @@ class Episodes:
         self._totals[1] += process.error
         self._totals[2] += rewards
         self._lengths += 1
-        return StepResult(rewards, terms, process.bits.copy(), process.error.copy(), process.done.copy())
+        return StepResult(
+            rewards, terms, process.bits.copy(), process.error.copy(), process.done.copy()
+        )
 
     def finish(self, index: int) -> tuple[float, dict[str, Any]]:
         """Close an episode that is done, before another one begins in its place.

@@ -35,7 +35,7 @@ class BlockCodingVecEnv(VecEnv):
         self._terminal = np.zeros(vector.single_observation_space.shape or (), np.float32)
         self._start = time.time()
 
-    def reset(self) -> npt.NDArray[np.float32]:  # type: ignore[override]
+    def reset(self) -> npt.NDArray[np.float32]:
         """Begin an episode everywhere, with the seeds of `seed` if they are new."""
         seeds = self._seeds if any(s is not None for s in self._seeds) else None
         observations, _ = self.vector.reset(seed=seeds)
@@ -46,10 +46,13 @@ class BlockCodingVecEnv(VecEnv):
         """Take note of actions, integers [B, 2]."""
         self._actions = actions
 
-    def step_wait(  # type: ignore[override]
+    def step_wait(
         self,
     ) -> tuple[
-        npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_], list[dict[str, Any]]
+        npt.NDArray[np.float32],
+        npt.NDArray[np.float32],
+        npt.NDArray[np.bool_],
+        list[dict[str, Any]],
     ]:
         """Take the actions; finished environments are reset."""
         observations, rewards, dones, _, info = self.vector.step(self._actions)
@@ -80,7 +83,11 @@ class BlockCodingVecEnv(VecEnv):
         self.vector.close()
 
     def env_method(
-        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+        self,
+        method_name: str,
+        *method_args: Any,
+        indices: VecEnvIndices = None,
+        **method_kwargs: Any,
     ) -> list[Any]:
         """What an environment's method returns, for each index; only `action_masks` is one.
 
@@ -88,7 +95,9 @@ class BlockCodingVecEnv(VecEnv):
             AttributeError: There is no such method.
         """
         if method_name != "action_masks":
-            raise AttributeError(f"the environments have no method {method_name!r}, only action_masks")
+            raise AttributeError(
+                f"the environments have no method {method_name!r}, only action_masks"
+            )
         masks = self.vector.action_masks()
         return [masks[index] for index in self._get_indices(indices)]
 
@@ -103,7 +112,9 @@ class BlockCodingVecEnv(VecEnv):
         Raises:
             AttributeError: Always.
         """
-        raise AttributeError(f"{attr_name!r} cannot be set: the environments share their attributes")
+        raise AttributeError(
+            f"{attr_name!r} cannot be set: the environments share their attributes"
+        )
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
         """False for each index."""

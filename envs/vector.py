@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +47,7 @@ class BlockCodingVectorEnv(
         ConfigError: A value is impossible or there are no usable photographs.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
+    metadata: dict[str, Any] = {  # noqa: RUF012 - as Gymnasium declares it
         "render_modes": ["rgb_array"],
         "render_fps": 10,
         "autoreset_mode": AutoresetMode.SAME_STEP,
@@ -102,7 +102,9 @@ class BlockCodingVectorEnv(
             options: `reset_mask`, bool [B]: only these begin anew.
         """
         if seed is not None:
-            seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else list(seed)
+            seeds = (
+                [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else list(seed)
+            )
             if len(seeds) != self.num_envs:
                 raise ConfigError(f"{len(seeds)} seeds for {self.num_envs} environments")
             for i, value in enumerate(seeds):
@@ -168,7 +170,7 @@ class BlockCodingVectorEnv(
         """Begin later episodes with the entropy state of another bundle of the same lists."""
         self.episodes.set_bundle(bundle)
 
-    def render(self) -> tuple[npt.NDArray[np.uint8], ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[npt.NDArray[np.uint8], ...] | None:
         """One picture for each environment; None without a render mode."""
         if self.render_mode is None:
             return None

@@ -57,7 +57,7 @@ def main() -> None:
             j.append(distortion[-1] + frame.cost / 65536 / pixels)
             loss.append(1 - ssim(original, decoded))
             for number, side in enumerate(SIDES):
-                for piece in _pieces(*original.shape[:2], side):
+                for piece in _pieces(original.shape[0], original.shape[1], side):
                     value = ms_ssim(original[piece], decoded[piece], scales=number + 1)
                     multi[number].append(1 - value)
         cost.append(float(np.mean(j)))
@@ -66,7 +66,7 @@ def main() -> None:
             scales[number].append(float(np.mean(distortion) / np.mean(losses)))
         print(f"step {step / STEP_SCALE:g}: J/λ {cost[-1]:.3f} bpp, SSIM x {scale[-1]:.4g}")
     rows = "\n".join(f"    {_row(row)}," for row in scales)
-    TARGET.write_text(f'''"""Sizes of the reward terms for the `fixed` strategist; written by scripts/calibrate_rewards.py."""
+    TARGET.write_text(f'''"""Terms of the `fixed` strategist; written by scripts/calibrate_rewards.py."""
 
 STEPS: tuple[float, ...] = {_row([float(step) for step in STEPS])}
 """Quantizer steps of the columns below, in 1/{STEP_SCALE} of an 8-bit code value."""

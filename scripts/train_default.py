@@ -10,15 +10,17 @@ ambi_rl/codec/default.ambic. Every tenth photograph, by name, is held out of bot
 from __future__ import annotations
 
 import argparse
+import copy
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ambi_rl.codec.bundle import Bundle, make_manifest, save_bundle
+from ambi_rl.codec.bundle import Bundle, load_bundle, make_manifest, save_bundle
 from ambi_rl.codec.context import DEFAULT_LAMBDA_SCALE, DEFAULT_OFFSETS, DEFAULT_STRATEGIES
 from ambi_rl.codec.entropy.fit import fit_entropy
 from ambi_rl.codec.entropy.model import untrained
@@ -53,6 +55,16 @@ def fit(folders: list[Path], patches: int, effort: int, seed: int) -> Bundle:
     return Bundle(manifest, entropy)
 
 
+def without_paths(bundle: Bundle) -> Bundle:
+    """Forget where the files lay on the machine that trained: that is nobody else's business."""
+    manifest = copy.deepcopy(bundle.manifest)
+    config = manifest["training"]["config"]
+    config["bundle"] = None
+    config["data"]["folder"] = "photographs"
+    config["runs"] = "runs"
+    return replace(bundle, manifest=manifest)
+
+
 def main() -> None:
     """Run the three stages."""
     parser = argparse.ArgumentParser(
@@ -79,8 +91,10 @@ def main() -> None:
         data = ["data=folder", f"data.folder={photographs}"]
         run = [f"name={arguments.name}", f"bundle={start}", f"seed={arguments.seed}"]
         subprocess.run([*ambi, "train", *data, *run, *overrides], check=True)
-        export = ["export", f"runs/{arguments.name}", "-o", str(arguments.output)]
-        subprocess.run([*ambi, *export], check=True)
+        exported = Path(temporary) / "exported.ambic"
+        subprocess.run([*ambi, "export", f"runs/{arguments.name}", "-o", str(exported)], check=True)
+        save_bundle(without_paths(load_bundle(exported)), arguments.output)
+    print(f"{arguments.output}: {arguments.output.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def make_policy(outputs: int, features: int = 7, hidden: int = 5) -> dict[str, n
         "b0": (hidden,),
         "w1": (hidden, hidden),
         "b1": (hidden,),
-        "w2": (outputs, hidden),
+        "w2": (outputs, hidden + features),
         "b2": (outputs,),
     }
     return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,14 @@ def test_peers_trade_rate_for_quality(name: str, photograph: Image.Image) -> Non
     assert low.bpp == low.size * 8 / (photograph.width * photograph.height)
     assert low.encode_seconds > 0
     assert low.decode_seconds > 0
+
+
+def test_structural_metrics_can_be_left_out(photograph: Image.Image) -> None:
+    point = measure(jpeg(), photograph, 50, structural=False)
+    assert math.isnan(point.ms_ssim)
+    document = Curve("a", "", (point,)).as_json()
+    assert document["results"]["ms-ssim-rgb"] == []
+    assert json.loads(json.dumps(document)) == document
 
 
 def test_jpeg_is_what_pillow_writes(photograph: Image.Image) -> None:
@@ -181,7 +190,7 @@ def test_bd_rate_table() -> None:
     text = text_of(bd_rate_table(curves, "anchor", 31, 39, title="two curves"))
     assert "two curves" in text
     assert "-50.0 %" in text
-    assert "bit/pixel at 35 dB" in text
+    assert "bit/px at 35 dB" in text
     assert "how half was run" in text
     assert "covers 33.0…35.0 dB" in text
     with pytest.raises(UsageError, match="anchor curve covers"):

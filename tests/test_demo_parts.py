@@ -172,7 +172,7 @@ def with_random_policy(bundle: Bundle) -> Bundle:
     features = context_of(bundle).observation_size
     outputs = 1 + len(bundle.strategies) + len(bundle.offsets)
     shapes = {"mean": (features,), "scale": (features,), "w0": (4, features), "b0": (4,)}
-    shapes |= {"w1": (4, 4), "b1": (4,), "w2": (outputs, 4), "b2": (outputs,)}
+    shapes |= {"w1": (4, 4), "b1": (4,), "w2": (outputs, 4 + features), "b2": (outputs,)}
     rng = np.random.default_rng(0)
     policy = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
     return replace(bundle, policy=policy)

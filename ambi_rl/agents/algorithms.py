@@ -16,7 +16,7 @@ from ambi_rl.agents.credit import (
     TreeMaskableRolloutBuffer,
     TreeRolloutBuffer,
 )
-from ambi_rl.agents.policy import policy_arguments
+from ambi_rl.agents.policy import BlockPolicy, MaskedBlockPolicy, policy_arguments
 
 ALGORITHMS = ("ppo", "a2c", "maskable_ppo")
 
@@ -92,7 +92,7 @@ def build_agent(
     }
     plain = TreeRolloutBuffer if tree_credit else ScaledRolloutBuffer
     if algorithm == "a2c":
-        return A2C("MlpPolicy", env, rollout_buffer_class=plain, normalize_advantage=True, **common)
+        return A2C(BlockPolicy, env, rollout_buffer_class=plain, normalize_advantage=True, **common)
     common |= {
         "batch_size": batch_size,
         "n_epochs": n_epochs,
@@ -101,5 +101,5 @@ def build_agent(
     }
     if algorithm == "maskable_ppo":
         masked = TreeMaskableRolloutBuffer if tree_credit else ScaledMaskableRolloutBuffer
-        return MaskablePPO("MlpPolicy", env, rollout_buffer_class=masked, **common)
-    return PPO("MlpPolicy", env, rollout_buffer_class=plain, **common)
+        return MaskablePPO(MaskedBlockPolicy, env, rollout_buffer_class=masked, **common)
+    return PPO(BlockPolicy, env, rollout_buffer_class=plain, **common)

@@ -1,7 +1,11 @@
 """The policy network: exactly what the exported bundle can hold, in Stable-Baselines3's form.
 
-observation [F] ─ normalise, clip ±5 ─┬─ tanh [H] ─ tanh [H] ─ logits [S+1 | O]     (exported)
-                                      └─ tanh [H] ─ tanh [H] ─ value [1]            (training only)
+observation [F] ─ normalise, clip ±5 ─┬─ tanh [H] ─ tanh [H] ─┬─ logits [S+1 | O]   (exported)
+                                      ├───────────────────────┘
+                                      └─ tanh [H] ─ tanh [H] ─── value [1]          (training only)
+
+The logits see the observation itself beside the hidden units: it holds an estimated cost for every
+strategy, of which the logits are nearly a linear function, and which would not fit through the hidden ones.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtractor
 from torch import nn
 
 from ambi_rl.codec.strategists.policy_net import CLIP
@@ -51,6 +57,40 @@ class ObservationNormalizer(BaseFeaturesExtractor):
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         """Normalise float32 [B, F]."""
         return torch.clamp((observations - self.mean) * self.scale, -CLIP, CLIP)
+
+
+class _Extractor(MlpExtractor):
+    """Hidden layers whose policy side hands on its input beside its output."""
+
+    def __init__(self, features: int, **arguments: Any) -> None:
+        super().__init__(features, **arguments)
+        self.latent_dim_pi += features
+
+    def forward_actor(self, features: torch.Tensor) -> torch.Tensor:
+        """Policy latent [B, H + F] of normalised observations [B, F]."""
+        return torch.cat([self.policy_net(features), features], dim=-1)
+
+
+class _WithObservation:
+    """Mixed into a policy of Stable-Baselines3: uses `_Extractor`."""
+
+    mlp_extractor: Any
+
+    def _build_mlp_extractor(self: Any) -> None:
+        self.mlp_extractor = _Extractor(
+            self.features_dim,
+            net_arch=self.net_arch,
+            activation_fn=self.activation_fn,
+            device=self.device,
+        )
+
+
+class BlockPolicy(_WithObservation, ActorCriticPolicy):
+    """The policy of PPO and A2C."""
+
+
+class MaskedBlockPolicy(_WithObservation, MaskableActorCriticPolicy):
+    """The policy of MaskablePPO."""
 
 
 def policy_arguments(hidden: int) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def avif() -> PillowPeer:
     return PillowPeer(
         "AVIF 4:4:4",
         f"{_version('avif', 'libavif')}, 4:4:4, speed 4, tune=psnr",
-        (20, 30, 40, 50, 60, 70, 78, 86, 92),
+        (14, 26, 37, 50, 61, 70, 78, 85),
         format="AVIF",
         options={
             "subsampling": "4:4:4",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class Point(NamedTuple):
         size: Of the whole file, in bytes.
         bpp: Bits per pixel.
         psnr: Of RGB, in dB.
-        ms_ssim: Of RGB, mean over channels.
+        ms_ssim: Of RGB, mean over channels; nan if it was not asked for.
         encode_seconds: Wall-clock time, in memory.
         decode_seconds: Wall-clock time, in memory.
     """
@@ -105,7 +106,7 @@ class Curve:
                 "setting": [p.setting for p in self.points],
                 "bpp": self.bpp,
                 "psnr-rgb": self.psnr,
-                "ms-ssim-rgb": [p.ms_ssim for p in self.points],
+                "ms-ssim-rgb": [p.ms_ssim for p in self.points if math.isfinite(p.ms_ssim)],
                 "encoding_time": [p.encode_seconds for p in self.points],
                 "decoding_time": [p.decode_seconds for p in self.points],
             },
@@ -118,8 +119,14 @@ def warm_up(codec: Codec) -> None:
     codec.decode(codec.encode(tiny, codec.settings[0]))
 
 
-def measure(codec: Codec, image: Image.Image, setting: float) -> Point:
-    """Encode and decode an RGB picture, at least 11 pixels a side, and compare.
+def measure(codec: Codec, image: Image.Image, setting: float, *, structural: bool = True) -> Point:
+    """Encode and decode an RGB picture and compare.
+
+    Args:
+        codec: What to measure.
+        image: RGB; at least 11 pixels a side where `structural`.
+        setting: Of the codec.
+        structural: Compute MS-SSIM too, which takes longer than most decoders.
 
     Raises:
         UsageError: The picture is not RGB or is too small.
@@ -137,7 +144,7 @@ def measure(codec: Codec, image: Image.Image, setting: float) -> Point:
         size=len(data),
         bpp=len(data) * 8 / (image.width * image.height),
         psnr=psnr(original, copy),
-        ms_ssim=ms_ssim(original, copy),
+        ms_ssim=ms_ssim(original, copy) if structural else math.nan,
         encode_seconds=encoded - start,
         decode_seconds=done - encoded,
     )

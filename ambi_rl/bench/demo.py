@@ -123,7 +123,7 @@ def compare(
             points = []
             for setting in codec.settings:
                 progress(f"{codec.name}, {photo.name}, quality {setting:g}")
-                points.append(measure(codec, photo.image, setting))
+                points.append(measure(codec, photo.image, setting, structural=False))
             results[codec.name].append(Curve(codec.name, codec.description, tuple(points)))
     return results
 

@@ -31,9 +31,9 @@ def bd_rate_table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, caption=how, caption_justify="left"
     )
     table.add_column("codec")
-    table.add_column(f"BD-rate against {anchor}", justify="right")
+    table.add_column(f"BD-rate vs {anchor}", justify="right")
     middle = (low + high) / 2
-    table.add_column(f"bit/pixel at {middle:g} dB", justify="right")
+    table.add_column(f"bit/px at {middle:g} dB", justify="right")
     table.add_column("encode s", justify="right")
     table.add_column("decode s", justify="right")
     reference = curves[anchor]
@@ -61,7 +61,7 @@ def points_table(curves: Sequence[Curve], rivals: Sequence[Curve], *, title: str
         title: What was measured.
     """
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
-    for heading in ("", "quality", "bit/pixel", "PSNR dB", "encode s", "decode s"):
+    for heading in ("", "quality", "bit/px", "PSNR dB", "encode s", "decode s"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for rival in rivals:
         table.add_column(f"vs {rival.name}", justify="right")

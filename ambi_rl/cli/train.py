@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
@@ -23,9 +23,22 @@ _VERSION_BASE = "1.3"
 
 def _split(arguments: list[str]) -> tuple[list[str], Any]:
     """Overrides and Hydra's own flags of a command line."""
+    import argparse
+
     from hydra._internal.utils import get_args_parser
 
-    parsed = get_args_parser().parse_args(arguments)
+    parser = get_args_parser()
+    parser.exit_on_error = False
+
+    def refuse(message: str) -> NoReturn:
+        raise UsageError(f"ambi train: {message}; see `ambi train --help`")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    try:
+        # Intermixed, so that flags may stand anywhere; Hydra itself wants them first.
+        parsed = parser.parse_intermixed_args(arguments)
+    except argparse.ArgumentError as error:
+        refuse(str(error))
     return list(parsed.overrides), parsed
 
 

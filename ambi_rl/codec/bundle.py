@@ -59,7 +59,7 @@ class Bundle:
         manifest: See the module's documentation; `hashes` is filled in when it is saved.
         entropy: The entropy model's tensors, by name without `entropy/`.
         policy: The policy's float32 tensors, by name without `policy/`: mean, scale [F], w0 [H, F], b0 [H],
-            w1 [H, H], b1 [H], w2 [1+S+O, H], b2 [1+S+O]; empty if the bundle has no policy.
+            w1 [H, H], b1 [H], w2 [1+S+O, H+F], b2 [1+S+O]; empty if the bundle has no policy.
     """
 
     manifest: dict[str, Any]
@@ -204,7 +204,7 @@ def _check_policy(bundle: Bundle) -> None:
         "b0": (hidden,),
         "w1": (hidden, hidden),
         "b1": (hidden,),
-        "w2": (outputs, hidden),
+        "w2": (outputs, hidden + features),
         "b2": (outputs,),
     }
     for name, shape in shapes.items():

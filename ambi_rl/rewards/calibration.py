@@ -1,4 +1,4 @@
-"""Sizes of the reward terms for the `fixed` strategist; written by scripts/calibrate_rewards.py."""
+"""Terms of the `fixed` strategist; written by scripts/calibrate_rewards.py."""
 
 STEPS: tuple[float, ...] = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 """Quantizer steps of the columns below, in 1/64 of an 8-bit code value."""

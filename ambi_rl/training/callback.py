@@ -110,7 +110,7 @@ class TrainingCallback(BaseCallback):
             self.logger.record(f"reward_terms/{term}", float(np.mean(values)))
 
 
-def policy_picture(rgb: np.ndarray, quality: float, bundle: Any) -> Image:  # type: ignore[type-arg]
+def policy_picture(rgb: np.ndarray, quality: float, bundle: Any) -> Image:
     """Original, decode and block decisions of the policy on a photograph, for TensorBoard.
 
     Args:

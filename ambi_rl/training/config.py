@@ -302,7 +302,7 @@ def _unknown_keys(node: DictConfig, prefix: str = "") -> list[str]:
     own = {item.name for item in fields(kind)} if kind is not None and is_dataclass(kind) else set()
     unknown = []
     for key in node:
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key!s}"
         if str(key) not in own:
             unknown.append(name)
             continue
@@ -316,7 +316,7 @@ def keys_of(node: DictConfig, prefix: str = "") -> list[str]:
     """Every dotted key of a composed configuration, groups included."""
     found: list[str] = []
     for key in node:
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key!s}"
         found.append(name)
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_missing() and not child._is_none():
@@ -361,7 +361,7 @@ def explain(error: Exception, known: list[str] | None = None) -> ConfigError:
         error: What was raised.
         known: Every dotted key, to suggest one.
     """
-    messages = []
+    messages: list[str] = []
     current: BaseException | None = error
     while current is not None and len(messages) < 4:
         messages.append(str(current))

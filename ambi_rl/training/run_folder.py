@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shlex
@@ -32,9 +33,19 @@ _PACKAGES = (
 )
 
 
+def _finite(value: Any) -> Any:
+    """The value with null for numbers that JSON cannot say."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, all of it or nothing."""
-    write_file(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+    """Write a JSON file, all of it or nothing; numbers that are not finite become null."""
+    text = json.dumps(_finite(value), indent=2, sort_keys=True, allow_nan=False)
+    write_file(path, f"{text}\n".encode())
 
 
 def environment() -> dict[str, Any]:

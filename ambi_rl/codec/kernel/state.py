@@ -80,7 +80,7 @@ WORK = np.dtype(
         ("levels", np.int32, (3, _SIDE + 4, _SIDE + 4)),
         ("observation", np.float32, (MAX_FEATURES,)),
         ("normalised", np.float32, (MAX_FEATURES,)),
-        ("hidden", np.float32, (2, MAX_HIDDEN)),
+        ("hidden", np.float32, (2, MAX_HIDDEN + MAX_FEATURES)),
         ("scores", np.float32, (MAX_OUTPUTS,)),
         ("saved", np.int16, (tables.NUM_SIZES, 3, _SIDE, _SIDE)),
         ("saved_maps", np.uint8, (tables.NUM_SIZES, NUM_MAPS, _UNITS, _UNITS)),

@@ -20,7 +20,7 @@ class Network(NamedTuple):
     Attributes:
         shape: int64 [3], features F, hidden units H, outputs 1 + S + O; all 0 if there is no policy.
         weights: float32 [N], one after the other: mean [F], scale [F], w0 [H, F], b0 [H], w1 [H, H],
-            b1 [H], w2 [1 + S + O, H], b2 [1 + S + O].
+            b1 [H], w2 [1 + S + O, H + F], b2 [1 + S + O].
     """
 
     shape: npt.NDArray[np.int64]
@@ -72,7 +72,9 @@ def evaluate(net: Network, s: Work) -> None:
         s.normalised[i] = min(max(value, -clip), clip)
     at = _layer(net.weights, 2 * features, s.normalised, s.hidden[0], features, hidden, 1)
     at = _layer(net.weights, at, s.hidden[0], s.hidden[1], hidden, hidden, 1)
-    _layer(net.weights, at, s.hidden[1], s.scores, hidden, outputs, 0)
+    for i in range(features):
+        s.hidden[1, hidden + i] = s.normalised[i]
+    _layer(net.weights, at, s.hidden[1], s.scores, hidden + features, outputs, 0)
 
 
 @kernel

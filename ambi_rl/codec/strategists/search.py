@@ -90,20 +90,6 @@ class Plan(NamedTuple):
 
 
 @kernel
-def policy_decision(s: Work, strategies: int, offsets: int, log2: int) -> tuple[int, int]:
-    """The valid decision and the offset with the highest logits in `s.scores`."""
-    best = 1 if log2 == tables.MIN_BLOCK_LOG2 else 0
-    for k in range(best + 1, strategies + 1):
-        if s.scores[k] > s.scores[best]:
-            best = k
-    offset = 0
-    for k in range(1, offsets):
-        if s.scores[strategies + 1 + k] > s.scores[strategies + 1 + offset]:
-            offset = k
-    return best, offset
-
-
-@kernel
 def _split_probability(s: Work, strategies: int) -> float:
     """Softmax probability of SPLIT among the decisions in `s.scores`."""
     high = s.scores[0]
@@ -113,6 +99,26 @@ def _split_probability(s: Work, strategies: int) -> float:
     for k in range(strategies + 1):
         total += np.exp(s.scores[k] - high)
     return np.exp(s.scores[0] - high) / total
+
+
+@kernel
+def policy_decision(s: Work, strategies: int, offsets: int, log2: int) -> tuple[int, int]:
+    """The policy's decision and offset, from the logits in `s.scores`.
+
+    Whether to split is decided first: a leaf's probability is spread over all strategies, so that the
+    likeliest single decision would be a split far too often.
+    """
+    best = 1
+    for k in range(2, strategies + 1):
+        if s.scores[k] > s.scores[best]:
+            best = k
+    if log2 > tables.MIN_BLOCK_LOG2 and _split_probability(s, strategies) > 0.5:
+        best = SPLIT
+    offset = 0
+    for k in range(1, offsets):
+        if s.scores[strategies + 1 + k] > s.scores[strategies + 1 + offset]:
+            offset = k
+    return best, offset
 
 
 @kernel

@@ -1,0 +1,120 @@
+"""Prints node decisions per second: single environment, batched environment, and PPO end to end.
+
+Usage: scripts/bench_env.py [SECONDS]
+
+Actions are random. "split half": a node that can be split is, with probability ½, else each strategy is
+equally likely, which gives block sizes like a real encoding. "uniform": every valid choice of the action
+space is equally likely, so that nearly all blocks are 32x32. "raw": uniform without masks, where the split
+of a 4x4 block is coded as the nearest valid choice. PPO is MaskablePPO as configured, updates included.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ambi_rl.agents.algorithms import build_agent
+from ambi_rl.codec.warmup import ensure_compiled
+from ambi_rl.envs import BlockCodingEnv, BlockCodingVectorEnv
+from ambi_rl.envs.sb3 import BlockCodingVecEnv
+
+Actions = npt.NDArray[np.int64]
+Masks = npt.NDArray[np.bool_]
+BATCH = 128
+
+
+def random_actions(masks: Masks, decisions: int, kind: str, rng: np.random.Generator) -> Actions:
+    """Actions int64 [B, 2] of one of the kinds above."""
+    score = rng.random(masks.shape)
+    if kind != "raw":
+        score *= masks
+    if kind == "split half":
+        score[:, 0] = 2 * (rng.random(len(masks)) < 0.5) * masks[:, 0]
+    return np.stack([score[:, :decisions].argmax(1), score[:, decisions:].argmax(1)], axis=1)
+
+
+def measure(step: Callable[[], int], seconds: float) -> float:
+    """Decisions per second of calls that return how many they took."""
+    for _ in range(20):
+        step()
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        count += step()
+    return count / (time.perf_counter() - start)
+
+
+def bench_single(kind: str, seconds: float) -> float:
+    env = BlockCodingEnv()
+    env.reset(seed=1)
+    rng = np.random.default_rng(1)
+
+    def step() -> int:
+        masks = env.action_masks()[None]
+        action = random_actions(masks, env.episodes.num_decisions, kind, rng)[0]
+        if env.step(action)[2]:
+            env.reset()
+        return 1
+
+    return measure(step, seconds)
+
+
+def bench_batch(kind: str, seconds: float) -> float:
+    env = BlockCodingVectorEnv(BATCH)
+    env.reset(seed=1)
+    rng = np.random.default_rng(1)
+
+    def step() -> int:
+        env.step(random_actions(env.action_masks(), env.episodes.num_decisions, kind, rng))
+        return BATCH
+
+    return measure(step, seconds)
+
+
+def bench_ppo(seconds: float) -> float:
+    env = BlockCodingVecEnv(BlockCodingVectorEnv(BATCH))
+    agent = build_agent(
+        "maskable_ppo",
+        env,
+        pixels=64 * 64,
+        tree_credit=True,
+        hidden=64,
+        learning_rate=2e-4,
+        final_learning_rate=0.1,
+        n_steps=64,
+        gamma=1.0,
+        gae_lambda=0.95,
+        entropy_coefficient=0.0,
+        value_coefficient=0.5,
+        max_grad_norm=0.5,
+        seed=1,
+        batch_size=1024,
+        n_epochs=4,
+        clip_range=0.15,
+    )
+    agent.learn(64 * BATCH)
+    start, before = time.perf_counter(), agent.num_timesteps
+    while time.perf_counter() - start < seconds:
+        agent.learn(64 * BATCH, reset_num_timesteps=False)
+    return (agent.num_timesteps - before) / (time.perf_counter() - start)
+
+
+def main() -> None:
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 5.0
+    # As a training run does.
+    torch.set_num_threads(1)
+    ensure_compiled("train", report=print)
+    print(f"node decisions/s, 64x64 patches, {os.cpu_count()} cores, batch {BATCH}")
+    for kind in ("split half", "uniform", "raw"):
+        print(f"  single environment, {kind:10}  {bench_single(kind, seconds):10,.0f}")
+        print(f"  batched environment, {kind:10} {bench_batch(kind, seconds):10,.0f}")
+    print(f"  MaskablePPO end to end          {bench_ppo(max(seconds, 10)):10,.0f}")
+
+
+if __name__ == "__main__":
+    main()

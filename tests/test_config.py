@@ -1,0 +1,145 @@
+"""The configuration: every part composes, and mistakes are explained in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+import ambi_rl.conf
+from ambi_rl.cli.train import train_command
+from ambi_rl.errors import ConfigError
+from ambi_rl.rewards import TERMS
+from ambi_rl.training.config import TrainConfig, register, to_config
+
+CONF = Path(ambi_rl.conf.__file__).parent
+GROUPS = {
+    group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    for group in ("env", "data", "reward", "agent", "experiment")
+}
+
+
+@pytest.fixture
+def composer() -> Iterator[None]:
+    register()
+    with initialize_config_module("ambi_rl.conf", version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> TrainConfig:
+    return to_config(compose("config", [*overrides, "name=test"]))
+
+
+@pytest.mark.usefixtures("composer")
+@pytest.mark.parametrize("choice", [(g, name) for g, names in GROUPS.items() for name in names])
+def test_every_choice_composes(choice: tuple[str, str]) -> None:
+    group, name = choice
+    extra = ["data.folder=somewhere"] if name == "folder" else []
+    config = composed(f"{group}={name}", *extra)
+    assert config.total_steps > 0
+    if group == "agent":
+        assert config.agent.algorithm == name
+    if group == "reward":
+        assert config.metric == name
+
+
+@pytest.mark.usefixtures("composer")
+@pytest.mark.parametrize("experiment", GROUPS["experiment"])
+@pytest.mark.parametrize("agent", GROUPS["agent"])
+def test_every_experiment_takes_every_agent(experiment: str, agent: str) -> None:
+    assert composed(f"experiment={experiment}", f"agent={agent}").agent.algorithm == agent
+
+
+def test_groups_are_as_documented() -> None:
+    assert GROUPS["agent"] == ["a2c", "maskable_ppo", "ppo"]
+    assert GROUPS["reward"] == ["ms_ssim", "psnr", "ssim"]
+    assert GROUPS["experiment"] == ["default", "demo"]
+
+
+@pytest.mark.usefixtures("composer")
+def test_rewards_name_every_term() -> None:
+    assert set(composed().weights) == set(TERMS)
+
+
+@pytest.mark.usefixtures("composer")
+def test_structural_rewards_get_credit_over_steps() -> None:
+    assert composed("reward=psnr").tree_credit
+    assert not composed("reward=ssim").tree_credit
+    with pytest.raises(ConfigError, match=r"agent\.credit=tree needs"):
+        composed("reward=ms_ssim", "agent.credit=tree")
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_key_has_a_comment(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    inside_defaults = False
+    for number, line in enumerate(lines):
+        if not line.startswith((" ", "#", "-")):
+            inside_defaults = line.startswith(("defaults:", "hydra:"))
+        is_value = (
+            ":" in line and not line.lstrip().startswith(("#", "-")) and not line.endswith(":")
+        )
+        if is_value and not inside_defaults:
+            assert lines[number - 1].lstrip().startswith("#"), (
+                f"{path.name}: {line!r} has no comment"
+            )
+
+
+MISTAKES = {
+    "agent.learning_rte=1": r"no key 'agent.learning_rte'; did you mean agent.learning_rate\?",
+    "seeed=1": r"no key 'seeed'; did you mean seed\?",
+    "learning_rate=1": r"no key 'learning_rate'; did you mean agent.learning_rate\?",
+    "+extra=1": "no key 'extra'; .*the configuration has name, runs, seed",
+    "agent=pppo": r"agent is 'pppo'; it can be a2c, maskable_ppo, ppo; did you mean ppo\?",
+    "experiment=demmo": r"experiment is 'demmo'; it can be default, demo; did you mean demo\?",
+    "seed=many": "seed is 'many'; it must be a whole number",
+    "agent.learning_rate=x": "agent.learning_rate is 'x'; it must be a number",
+    "agent.learning_rate=0": "agent.learning_rate is 0; it must be over 0",
+    "env.patch_size=30": "env.patch_size is 30; it must be a multiple of 4",
+    "env.num_envs=0": "env.num_envs is 0; it must be 1 or more",
+    "data.max_quality=101": "data.max_quality is 101",
+    "reward.rate=-1": "reward.rate is -1",
+    "agent.credit=trees": r"agent.credit is 'trees'; it can be auto, tree, steps; did you mean tree\?",
+    "agent.warm_start=imitate": r"did you mean imitation\?",
+    "agent.imitation.effort=3": "effort 5…9",
+    "evaluation.metric=pnsr": r"did you mean psnr\?",
+    "evaluation.qualities=[50]": "two or more",
+    "data=folder": "data.folder has no value",
+    "name=a/b": "name is 'a/b'",
+    "seed=[1": r"\S",
+}
+
+
+@pytest.mark.parametrize("override", MISTAKES)
+def test_mistakes_are_named_in_one_line(
+    override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=MISTAKES[override]) as caught:
+        train_command([override])
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_in_sweeps_are_found_before_any_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="agent is 'pppo'"):
+        train_command(["-m", "agent=ppo,pppo", "seed=1,2"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shows_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train_command(["--cfg", "job", "experiment=demo", "agent=a2c"])
+    shown = OmegaConf.create(capsys.readouterr().out)
+    assert shown.name == "demo"
+    assert shown.agent.algorithm == "a2c"
+    assert list(tmp_path.iterdir()) == []
