@@ -45,13 +45,17 @@ def fit(folders: list[Path], patches: int, effort: int, seed: int) -> Bundle:
     )
     start = time.monotonic()
 
+    tenths = 0
+
     def report(fraction: float) -> None:
-        elapsed = time.monotonic() - start
-        print(f"\rentropy model: {fraction:4.0%}, {elapsed:.0f} s", end="", flush=True)
+        nonlocal tenths
+        if int(10 * fraction) > tenths:
+            tenths = int(10 * fraction)
+            elapsed = time.monotonic() - start
+            print(f"entropy model: {fraction:.0%}, {elapsed:.0f} s", flush=True)
 
     bundle = Bundle(manifest, untrained())
     entropy = fit_entropy(images, bundle, for_effort(effort), report=report)
-    print()
     return Bundle(manifest, entropy)
 
 

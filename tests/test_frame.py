@@ -66,6 +66,19 @@ def test_odd_sizes_with_search(
     round_trip(piece[:1], 500, default_bundle, for_effort(8))
 
 
+@pytest.mark.parametrize("size", [4, 8, 16, 32])
+@pytest.mark.parametrize("value", [0, 1023])
+def test_residuals_of_full_range_fit_the_arithmetic(
+    default_bundle: Bundle, size: int, value: int
+) -> None:
+    # Predicted from one extreme, the block of the other one has the largest DC there is.
+    planes = np.full((3, 32, 64), value, np.int16)
+    planes[:, :, 32:] = 1023 - value
+    strategist = Strategist("fixed", fixed_size=size)
+    encoded = encode_frame(planes, 64, default_bundle, strategist)
+    assert np.abs(encoded.planes.astype(int) - planes).max() <= 4
+
+
 def test_a_finer_step_costs_more_and_errs_less(planes: Planes, default_bundle: Bundle) -> None:
     results = [
         encode_frame(planes, step, default_bundle, for_effort(6)) for step in (200, 800, 3200)

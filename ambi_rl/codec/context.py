@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from ambi_rl.codec import tables
 from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.kernel.state import (
@@ -94,9 +96,14 @@ def context_of(bundle: Bundle) -> Context:
     constants = records(CONSTANTS, 1)[0]
     for name in ("stretch", "squash", "cost", "adaptation", "transforms", "transposed", "scans"):
         constants[name] = getattr(tables, name.upper())
+    for size, scan in enumerate(tables.SCANS):
+        area = 1 << 2 * (tables.MIN_BLOCK_LOG2 + size)
+        constants["order"][size].reshape(-1)[scan[:area]] = np.log2(2 + np.arange(area))
     constants["limits"] = bundle.entropy["limits"]
     constants["chroma_scale"] = bundle.entropy["chroma_scale"]
     constants["strategies"][: len(codes)] = codes
+    constants["strategy_of"] = -1
+    constants["strategy_of"][codes] = np.arange(len(codes))
     constants["multipliers"][: len(offsets)] = tables.step_multipliers(offsets)
     constants["counts"] = len(codes), len(offsets), offsets.index(0)
     constants["lambda_scale"] = float(bundle.manifest["lambda_scale"])

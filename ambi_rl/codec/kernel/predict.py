@@ -176,19 +176,35 @@ def _predict_angular(
     for i in range(count):
         position = (i * stride + stride // 2 + 1) * angle
         start = _BASE + (position >> 5) + stride // 2
-        phase = position & 31
-        t0 = INTERPOLATION[smooth, phase, 0]
-        t1 = INTERPOLATION[smooth, phase, 1]
-        t2 = INTERPOLATION[smooth, phase, 2]
-        t3 = INTERPOLATION[smooth, phase, 3]
+        _interpolate(out[i], line[start:], INTERPOLATION[smooth, position & 31], count, stride)
+    if not vertical:
+        for i in range(1, count):
+            for j in range(i):
+                out[i, j], out[j, i] = out[j, i], out[i, j]
+
+
+@kernel
+def _interpolate(
+    out: npt.NDArray[np.int32],
+    line: npt.NDArray[np.int32],
+    taps: npt.NDArray[np.int32],
+    count: int,
+    stride: int,
+) -> None:
+    """Four-tap interpolation of every `stride`-th sample of a line, clipped.
+
+    In two passes, of which the first needs 32 bits only: both become vector code.
+    """
+    t0, t1, t2, t3 = taps[0], taps[1], taps[2], taps[3]
+    if stride == 1:
         for j in range(count):
-            k = start + j * stride
-            value = t0 * line[k] + t1 * line[k + 1] + t2 * line[k + 2] + t3 * line[k + 3]
-            value = min(max((value + 32) >> 6, 0), tables.PIXEL_MAX)
-            if vertical:
-                out[i, j] = value
-            else:
-                out[j, i] = value
+            out[j] = t0 * line[j] + t1 * line[j + 1] + t2 * line[j + 2] + t3 * line[j + 3] + 32
+    else:
+        for j in range(count):
+            k = j * stride
+            out[j] = t0 * line[k] + t1 * line[k + 1] + t2 * line[k + 2] + t3 * line[k + 3] + 32
+    for j in range(count):
+        out[j] = min(max(out[j] >> 6, 0), tables.PIXEL_MAX)
 
 
 @kernel
@@ -248,32 +264,46 @@ def predict_from_luma(
 
 
 @kernel
-def _hadamard(block: npt.NDArray[np.int32], size: int) -> int:
-    """Sum of absolute Walsh-Hadamard coefficients of the top-left size×size of `block` (4 or 8)."""
-    half = 1
-    while half < size:
-        for i in range(0, size, 2 * half):
-            for k in range(i, i + half):
-                for j in range(size):
-                    a = block[k, j]
-                    b = block[k + half, j]
-                    block[k, j] = a + b
-                    block[k + half, j] = a - b
-        half *= 2
-    half = 1
+def _walsh4(a: int, b: int, c: int, d: int) -> tuple[int, int, int, int]:
+    """Walsh-Hadamard transform of four numbers, in any order."""
+    e, f, g, h = a + b, a - b, c + d, c - d
+    return e + g, e - g, f + h, f - h
+
+
+@kernel
+def _hadamard4(block: npt.NDArray[np.int32]) -> int:
+    """Sum of absolute Walsh-Hadamard coefficients of the top-left 4x4; the first pass in place."""
     total = 0
-    for i in range(size):
-        half = 1
-        while half < size:
-            for j in range(0, size, 2 * half):
-                for k in range(j, j + half):
-                    a = block[i, k]
-                    b = block[i, k + half]
-                    block[i, k] = a + b
-                    block[i, k + half] = a - b
-            half *= 2
-        for j in range(size):
-            total += abs(int(block[i, j]))
+    for j in range(4):
+        block[0, j], block[1, j], block[2, j], block[3, j] = _walsh4(
+            block[0, j], block[1, j], block[2, j], block[3, j]
+        )
+    for i in range(4):
+        a, b, c, d = _walsh4(block[i, 0], block[i, 1], block[i, 2], block[i, 3])
+        total += abs(a) + abs(b) + abs(c) + abs(d)
+    return total
+
+
+@kernel
+def _hadamard8(block: npt.NDArray[np.int32]) -> int:
+    """Sum of absolute Walsh-Hadamard coefficients of the top-left 8x8; the first pass in place."""
+    total = 0
+    for half in range(2):
+        r = 4 * half
+        for j in range(8):
+            block[r, j], block[r + 1, j], block[r + 2, j], block[r + 3, j] = _walsh4(
+                block[r, j], block[r + 1, j], block[r + 2, j], block[r + 3, j]
+            )
+    for i in range(4):
+        for j in range(8):
+            a, b = block[i, j], block[i + 4, j]
+            block[i, j] = a + b
+            block[i + 4, j] = a - b
+    for i in range(8):
+        a, b, c, d = _walsh4(block[i, 0], block[i, 1], block[i, 2], block[i, 3])
+        e, f, g, h = _walsh4(block[i, 4], block[i, 5], block[i, 6], block[i, 7])
+        total += abs(a + e) + abs(a - e) + abs(b + f) + abs(b - f)
+        total += abs(c + g) + abs(c - g) + abs(d + h) + abs(d - h)
     return total
 
 
@@ -294,5 +324,5 @@ def satd(p: Picture, s: Work, plane: int, y: int, x: int, size: int, stride: int
             for i in range(tile):
                 for j in range(tile):
                     s.half[i, j] = source[i * stride, j * stride] - s.prediction[ty + i, tx + j]
-            total += _hadamard(s.half, tile)
+            total += _hadamard8(s.half) if tile == 8 else _hadamard4(s.half)
     return total * (stride * stride) / (tile * tables.PIXEL_SCALE)

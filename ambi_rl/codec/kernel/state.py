@@ -71,6 +71,8 @@ WORK = np.dtype(
         ("costs", np.float64, (4, _SIDE * _SIDE)),
         ("satd", np.float64, (layout.MAX_STRATEGIES,)),
         ("order", np.int64, (layout.MAX_STRATEGIES,)),
+        ("refined", np.float64, (layout.MAX_STRATEGIES,)),
+        ("estimate", np.float64, (3,)),
         ("reference", np.int32, (3, 2, REFERENCE)),
         ("line", np.int32, (REFERENCE + _SIDE,)),
         ("prediction", np.int32, (_SIDE, _SIDE)),
@@ -102,7 +104,9 @@ CONSTANTS = np.dtype(
         ("transforms", np.int32, (tables.NUM_SIZES + 1, _SIDE, _SIDE)),
         ("transposed", np.int32, (tables.NUM_SIZES + 1, _SIDE, _SIDE)),
         ("scans", np.int32, (tables.NUM_SIZES, _SIDE * _SIDE)),
+        ("order", np.float32, (tables.NUM_SIZES, _SIDE, _SIDE)),
         ("strategies", np.int64, (layout.MAX_STRATEGIES,)),
+        ("strategy_of", np.int64, (len(tables.PREDICTOR_NAMES),)),
         ("chroma_scale", np.int32, (2,)),
     ],
     align=True,
@@ -135,6 +139,8 @@ class Work(Protocol):
     costs: F64
     satd: F64
     order: I64
+    refined: F64
+    estimate: F64
     reference: I32
     line: I32
     prediction: I32
@@ -160,7 +166,9 @@ class Constants(Protocol):
         lambda_scale: float64 [1], λ = lambda_scale·Δ².
         stretch: int32 [4096], see `tables`; likewise squash, cost, adaptation, transforms, scans.
         limits: int32 [2], the counters' observation limit first.
+        order: float32 [NUM_SIZES, 32, 32], log2(2 + scan position) of each coefficient; estimates only.
         strategies: int64 [S], predictor code of each strategy.
+        strategy_of: int64, the strategy of each predictor code; −1 if none has it.
         chroma_scale: int32 [2], steps of Cb and Cr relative to luma, in 1/64.
     """
 
@@ -175,7 +183,9 @@ class Constants(Protocol):
     transforms: I32
     transposed: I32
     scans: I32
+    order: F32
     strategies: I64
+    strategy_of: I64
     chroma_scale: I32
 
 

@@ -78,11 +78,12 @@ def code_split(p: Picture, m: Model, y: int, x: int, log2: int, split: int) -> i
 
 
 @kernel
-def code_strategy(p: Picture, m: Model, y: int, x: int, log2: int, strategy: int) -> int:
-    """Code the index of the prediction strategy as six binary decisions."""
+def _strategy_neighbours(
+    p: Picture, m: Model, y: int, x: int, log2: int
+) -> tuple[int, int, int, int, int]:
+    """Contexts of a node's strategy: left, above and corner neighbour, their directions, agreement."""
     uy, ux = y >> 2, x >> 2
     units = 1 << (log2 - tables.MIN_BLOCK_LOG2)
-    size = log2 - tables.MIN_BLOCK_LOG2
     left = _neighbour(p.maps, STRATEGY, uy + units - 1, ux - 1)
     if left == 0:
         left = _neighbour(p.maps, STRATEGY, uy, ux - 1)
@@ -92,27 +93,57 @@ def code_strategy(p: Picture, m: Model, y: int, x: int, log2: int, strategy: int
         corner = _neighbour(p.maps, STRATEGY, uy - 1, ux - 1)
     groups = (_angle_group(m, left) * 9 + _angle_group(m, above)) * 9
     groups += _angle_group(m, corner)
-    agree = size * 2 + (1 if left == above else 0)
+    agree = (log2 - tables.MIN_BLOCK_LOG2) * 2 + (1 if left == above else 0)
+    return left, above, corner, groups, agree
+
+
+@kernel
+def _strategy_contexts(
+    m: Model, size: int, left: int, above: int, corner: int, groups: int, node: int
+) -> None:
+    """Set the counters of a node of the binary tree over strategies."""
+    m.work.index[0] = layout.STRATEGY_0 + size * layout.MAX_STRATEGIES + node
+    m.work.index[1] = layout.STRATEGY_1 + left * layout.MAX_STRATEGIES + node
+    m.work.index[2] = layout.STRATEGY_2 + above * layout.MAX_STRATEGIES + node
+    m.work.index[3] = layout.STRATEGY_3 + groups * layout.MAX_STRATEGIES + node
+    m.work.index[4] = layout.STRATEGY_4 + corner * layout.MAX_STRATEGIES + node
+
+
+@kernel
+def code_strategy(p: Picture, m: Model, y: int, x: int, log2: int, strategy: int) -> int:
+    """Code the index of the prediction strategy as six binary decisions."""
+    left, above, corner, groups, agree = _strategy_neighbours(p, m, y, x, log2)
+    size = log2 - tables.MIN_BLOCK_LOG2
     node = 1
     for level in range(5, -1, -1):
-        m.work.index[0] = layout.STRATEGY_0 + size * layout.MAX_STRATEGIES + node
-        m.work.index[1] = layout.STRATEGY_1 + left * layout.MAX_STRATEGIES + node
-        m.work.index[2] = layout.STRATEGY_2 + above * layout.MAX_STRATEGIES + node
-        m.work.index[3] = layout.STRATEGY_3 + groups * layout.MAX_STRATEGIES + node
-        m.work.index[4] = layout.STRATEGY_4 + corner * layout.MAX_STRATEGIES + node
-        bit = code_bit(
-            m,
-            (strategy >> level) & 1,
-            5,
-            layout.MIX_STRATEGY_0 + agree,
-            layout.MIX_STRATEGY_1 + node,
-        )
-        node = node * 2 + bit
+        _strategy_contexts(m, size, left, above, corner, groups, node)
+        bit = (strategy >> level) & 1
+        mixer = layout.MIX_STRATEGY_1 + node
+        node = node * 2 + code_bit(m, bit, 5, layout.MIX_STRATEGY_0 + agree, mixer)
     strategy = node - layout.MAX_STRATEGIES
     if strategy >= m.tables.counts[NUM_STRATEGIES]:
         m.state.registers[FAULT] = 1
         strategy = 0
     return strategy
+
+
+@kernel
+def strategy_costs(
+    p: Picture, m: Model, y: int, x: int, log2: int, costs: npt.NDArray[np.float64]
+) -> None:
+    """Bits of strategy k, without learning, into costs[MAX_STRATEGIES + k]; what is before is scratch."""
+    left, above, corner, groups, agree = _strategy_neighbours(p, m, y, x, log2)
+    size = log2 - tables.MIN_BLOCK_LOG2
+    last = layout.MAX_STRATEGIES + int(m.tables.counts[NUM_STRATEGIES]) - 1
+    costs[1] = 0.0
+    for level in range(6):
+        # Nodes that no strategy lies below are left out.
+        for node in range(1 << level, (last >> (6 - level)) + 1):
+            _strategy_contexts(m, size, left, above, corner, groups, node)
+            mixer = layout.MIX_STRATEGY_1 + node
+            chance = predict_bit(m, 5, layout.MIX_STRATEGY_0 + agree, mixer)
+            costs[2 * node] = costs[node] + bit_cost(m, chance, 0) / 65536
+            costs[2 * node + 1] = costs[node] + bit_cost(m, chance, 1) / 65536
 
 
 @kernel

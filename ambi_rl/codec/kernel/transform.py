@@ -12,7 +12,11 @@ import numpy.typing as npt
 from ambi_rl.codec import tables
 from ambi_rl.codec.jit import kernel
 
-COEFFICIENT_MAX = (1 << 17) - 1
+COEFFICIENT_MAX = (1 << 19) - 1
+"""Largest dequantised coefficient: the DC of a 32x32 residual of full range needs 2^19 − 1."""
+_HALF_MAX = (1 << 17) - 1
+"""Largest value between the two passes of the inverse: real residuals stay below 92 700, and the sums of the
+second pass must fit 32 bits."""
 _FORWARD_SHIFT = tables.TRANSFORM_BITS - 4
 _INVERSE_SHIFT = tables.TRANSFORM_BITS + 4
 
@@ -83,7 +87,7 @@ def inverse(
         _add_product(half[k], coefficients[k], basis, cols, size, 0)
         for j in range(size):
             value = half[k, j] >> tables.TRANSFORM_BITS
-            half[k, j] = min(max(value, -COEFFICIENT_MAX), COEFFICIENT_MAX)
+            half[k, j] = min(max(value, -_HALF_MAX), _HALF_MAX)
     for i in range(size):
         for j in range(size):
             residual[i, j] = 1 << (_INVERSE_SHIFT - 1)

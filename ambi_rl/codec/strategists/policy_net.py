@@ -19,8 +19,9 @@ class Network(NamedTuple):
 
     Attributes:
         shape: int64 [3], features F, hidden units H, outputs 1 + S + O; all 0 if there is no policy.
-        weights: float32 [N], one after the other: mean [F], scale [F], w0 [H, F], b0 [H], w1 [H, H],
-            b1 [H], w2 [1 + S + O, H + F], b2 [1 + S + O].
+        weights: float32 [N], one after the other: mean [F], scale [F], w0ᵀ [F, H], b0 [H], w1ᵀ [H, H],
+            b1 [H], w2ᵀ [H + F, 1 + S + O], b2 [1 + S + O]. Transposed, so that sums over inputs become
+            vector code without reordering any sum.
     """
 
     shape: npt.NDArray[np.int64]
@@ -36,7 +37,9 @@ TENSORS = ("mean", "scale", "w0", "b0", "w1", "b1", "w2", "b2")
 def network_of(policy: dict[str, npt.NDArray[np.float32]]) -> Network:
     """Pack a bundle's policy tensors (shapes as in `Network`)."""
     shape = np.array([policy["mean"].size, policy["b0"].size, policy["b2"].size], np.int64)
-    weights = np.concatenate([np.asarray(policy[name], np.float32).reshape(-1) for name in TENSORS])
+    weights = np.concatenate(
+        [np.asarray(policy[name], np.float32).T.reshape(-1) for name in TENSORS]
+    )
     return Network(shape, weights)
 
 
@@ -52,13 +55,16 @@ def _layer(
 ) -> int:
     """One fully connected layer whose matrix starts at `at`; return where the next one starts."""
     bias = at + width * count
-    for k in range(count):
-        row = at + k * width
-        total = np.float32(0.0)
-        for i in range(width):
-            total += weights[row + i] * inputs[i]
-        total += weights[bias + k]
-        outputs[k] = np.float32(np.tanh(total)) if squash else total
+    out = outputs[:count]
+    out[:] = weights[bias : bias + count]
+    for i in range(width):
+        row = weights[at + i * count : at + (i + 1) * count]
+        value = inputs[i]
+        for k in range(count):
+            out[k] += value * row[k]
+    if squash:
+        for k in range(count):
+            out[k] = np.tanh(out[k])
     return bias + count
 
 

@@ -53,7 +53,12 @@ from ambi_rl.codec.kernel.syntax import (
     neighbour_energy,
     step_class,
 )
-from ambi_rl.codec.strategists.observation import observe, rank_strategies
+from ambi_rl.codec.strategists.observation import (
+    observe,
+    order_candidates,
+    rank_strategies,
+    refine_ranking,
+)
 from ambi_rl.codec.strategists.policy_net import Network, evaluate
 
 FIXED, SEARCH, POLICY, GUIDED = range(4)
@@ -122,21 +127,6 @@ def policy_decision(s: Work, strategies: int, offsets: int, log2: int) -> tuple[
 
 
 @kernel
-def _order_candidates(s: Work, count: int, wanted: int) -> None:
-    """Put the `wanted` strategies of least `s.satd` first in `s.order`."""
-    for k in range(count):
-        s.order[k] = k
-    for i in range(wanted):
-        best = i
-        for k in range(i + 1, count):
-            if s.satd[s.order[k]] < s.satd[s.order[best]]:
-                best = k
-        swap = s.order[i]
-        s.order[i] = s.order[best]
-        s.order[best] = swap
-
-
-@kernel
 def _luma_cost(
     p: Picture,
     s: Work,
@@ -179,7 +169,9 @@ def _best_leaf(
             s.satd[k] = -float(s.scores[k + 1])
     else:
         rank_strategies(p, s, c, m, y, x, log2, plan.fine)
-    _order_candidates(s, strategies, wanted)
+        if not plan.fine:
+            refine_ranking(p, s, c, y, x, log2)
+    order_candidates(s, strategies, wanted)
     energy = neighbour_energy(p, 0, y, x, 1 << log2)
     best = int(s.order[0])
     best_offset = int(c.counts[NEUTRAL])
