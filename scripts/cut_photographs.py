@@ -32,12 +32,14 @@ CUTS = (
     Cut("train-painted-wall", "budgie-backgrounds-0006", 300, 190),
     Cut("train-motherboard", "budgie-backgrounds-0009", 180, 120),
     Cut("train-dragonfly", "budgie-backgrounds-0010", 330, 60),
-    Cut("train-cityscape", "budgie-backgrounds-0012", 40, 90),
     Cut("train-colosseum", "budgie-backgrounds-0027", 170, 70),
     Cut("train-kitten", "budgie-backgrounds-0028", 170, 140),
-    Cut("train-budgie", "budgie-backgrounds-0023", 170, 60),
-    Cut("held-out-animal", "budgie-backgrounds-0019", 230, 110),
-    Cut("held-out-lake", "budgie-backgrounds-0015", 130, 70),
+    Cut("train-otters", "budgie-backgrounds-0019", 230, 110),
+    Cut("train-lake", "budgie-backgrounds-0015", 130, 70),
+    # Centre crops of the two photographs whose gain of search over `fixed` is the median of the collection's
+    # 31 (−19 %, from −6 % to −57 %): what is held out should be typical.
+    Cut("held-out-budgie", "budgie-backgrounds-0023", 192, 117),
+    Cut("held-out-cityscape", "budgie-backgrounds-0012", 192, 74),
 )
 
 HEADER = """# Credits

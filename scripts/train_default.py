@@ -4,7 +4,8 @@
 
 Stage 1 fits the entropy model to the decisions of the search strategist, coding patches one after the
 other. Stage 2 trains the policy (`ambi train`) over that model. Stage 3 exports both to
-ambi_rl/codec/default.ambic. Every tenth photograph, by name, is held out of both stages.
+ambi_rl/codec/default.ambic. Every tenth photograph, by name, is held out of both stages, and so are those
+named by --exclude: the originals of the pictures that the package ships as held-out.
 """
 
 from __future__ import annotations
@@ -34,15 +35,18 @@ ENTROPY_PATCH = 192
 ENTROPY_QUALITIES = (10, 97)
 
 
-def fit(folders: list[Path], patches: int, effort: int, seed: int) -> Bundle:
+def photographs_of(folders: list[Path], exclude: list[str]) -> list[Path]:
+    """All photographs but those whose names contain one of the texts in `exclude`."""
+    return [p for p in list_photographs(folders) if not any(text in p.name for text in exclude)]
+
+
+def fit(photographs: list[Path], names: list[str], patches: int, effort: int, seed: int) -> Bundle:
     """Stage 1: the entropy model, over patches of all qualities in random order."""
-    paths, _ = split_held_out(list_photographs(folders), HELD_OUT_EVERY)
+    paths, _ = split_held_out(photographs, HELD_OUT_EVERY)
     source = PhotographSource(paths, ENTROPY_PATCH, ENTROPY_QUALITIES, texture=0.3)
     rng = np.random.default_rng(seed)
     images = [(patch.planes, patch.step) for patch in (source.sample(rng) for _ in range(patches))]
-    manifest = make_manifest(
-        DEFAULT_STRATEGIES, DEFAULT_OFFSETS, DEFAULT_LAMBDA_SCALE, data=[f.name for f in folders]
-    )
+    manifest = make_manifest(DEFAULT_STRATEGIES, DEFAULT_OFFSETS, DEFAULT_LAMBDA_SCALE, data=names)
     start = time.monotonic()
 
     tenths = 0
@@ -75,6 +79,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", type=Path, nargs="+", help="folders of photographs")
+    parser.add_argument(
+        "--exclude",
+        nargs="*",
+        default=["budgie-backgrounds-0012", "budgie-backgrounds-0023"],
+        help="leave out photographs whose names contain one of these",
+    )
     parser.add_argument("--patches", type=int, default=800, help="patches of stage 1")
     parser.add_argument("--effort", type=int, default=7, help="effort of the search of stage 1")
     parser.add_argument("--seed", type=int, default=1)
@@ -83,14 +93,16 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", default=[], help=argparse.SUPPRESS)
     arguments, overrides = parser.parse_known_args()
     ensure_compiled("train", lambda line: print(line, flush=True))
-    bundle = fit(arguments.folders, arguments.patches, arguments.effort, arguments.seed)
+    found = photographs_of(arguments.folders, arguments.exclude)
+    names = [folder.name for folder in arguments.folders]
+    bundle = fit(found, names, arguments.patches, arguments.effort, arguments.seed)
     ambi = [sys.executable, "-m", "ambi_rl.cli"]
     with tempfile.TemporaryDirectory() as temporary:
         start = Path(temporary) / "start.ambic"
         save_bundle(bundle, start)
         photographs = Path(temporary) / "photographs"
         photographs.mkdir()
-        for path in list_photographs(arguments.folders):
+        for path in found:
             (photographs / f"{path.parent.name}-{path.name}").symlink_to(path.resolve())
         data = ["data=folder", f"data.folder={photographs}"]
         run = [f"name={arguments.name}", f"bundle={start}", f"seed={arguments.seed}"]

@@ -132,7 +132,9 @@ def encode_frame(planes: Planes, step: int, bundle: Bundle, strategist: Strategi
     padded = pad_planes(planes)
     capacity = padded.size * 2 + 4096
     while True:
-        picture = allocate_picture(count, _padded(height), _padded(width), capacity)
+        picture = allocate_picture(
+            count, _padded(height), _padded(width), capacity, outlook=strategist.needs_policy
+        )
         load_entropy(picture, bundle)
         error = run_encoder(picture, padded, step, bundle, strategist, ENCODE)
         if picture.state.registers[FAULT] == 0:

@@ -29,7 +29,8 @@ from ambi_rl.codec.kernel.state import (
     Work,
     allocate_picture,
 )
-from ambi_rl.codec.strategists.observation import observe, rank_strategies
+from ambi_rl.codec.strategists.estimate import rank_strategies
+from ambi_rl.codec.strategists.observation import observe
 from ambi_rl.errors import UsageError
 
 Floats = npt.NDArray[np.float64]
@@ -54,6 +55,7 @@ def _observe_range(
             batch.maps[b],
             batch.stream[b],
             batch.state[b],  # type: ignore[index]
+            batch.outlook[b],
         )
         log2 = int(p.state.control[NODE_LOG2])
         if log2 == 0:
@@ -89,6 +91,7 @@ def _step_range(
             batch.maps[b],
             batch.stream[b],
             batch.state[b],  # type: ignore[index]
+            batch.outlook[b],
         )
         log2 = int(p.state.control[NODE_LOG2])
         bits[b] = 0.0
@@ -149,7 +152,7 @@ class BlockCodingBatch:
         self._bundle = bundle
         self._counters = np.ascontiguousarray(bundle.entropy["counters"])
         self._mixers = np.ascontiguousarray(bundle.entropy["mixers"])
-        self._picture = allocate_picture(planes, height, width, 1, batch=batch)
+        self._picture = allocate_picture(planes, height, width, 1, batch=batch, outlook=True)
         self.batch, self.height, self.width, self.planes = batch, height, width, planes
         self.num_decisions = self._context.strategies + 1
         self.num_offsets = self._context.offsets
@@ -197,6 +200,7 @@ class BlockCodingBatch:
             batch.maps[index],
             batch.stream[index],
             batch.state[index],  # type: ignore[index]
+            batch.outlook[index],
         )
 
     def observe(self, observations: npt.NDArray[np.float32], masks: npt.NDArray[np.bool_]) -> None:

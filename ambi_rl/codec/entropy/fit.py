@@ -45,7 +45,7 @@ def fit_entropy(
         entropy = {**bundle.entropy, "counters": counters, "mixers": mixers, "limits": limits}
         current = replace(bundle, entropy=entropy)
         count, height, width = pad_planes(planes).shape
-        picture = allocate_picture(count, height, width, 1)
+        picture = allocate_picture(count, height, width, 1, outlook=strategist.needs_policy)
         load_entropy(picture, current)
         count_frame(picture, planes, step, current, strategist)
         counters = np.array(picture.state.probs)

@@ -22,8 +22,8 @@ I16 = npt.NDArray[np.int16]
 U8 = npt.NDArray[np.uint8]
 
 # Fields of State.control (int64).
-HEIGHT, WIDTH, PLANES, STEP, CURSOR, STACKED, NODE_Y, NODE_X, NODE_LOG2, LEAVES = range(10)
-NUM_CONTROL = 10
+HEIGHT, WIDTH, PLANES, STEP, CURSOR, STACKED, NODE_Y, NODE_X, NODE_LOG2, LEAVES, LOOKED = range(11)
+NUM_CONTROL = 11
 
 # Fields of State.registers (int64): the arithmetic coder.
 LOW, HIGH, VALUE, POSITION, LENGTH, MODE, BITS, FAULT = range(8)
@@ -198,6 +198,8 @@ class Picture(NamedTuple):
         maps: uint8 [NUM_MAPS, H/4, W/4]; decisions are stored plus one, 0 means none.
         stream: uint8 [N], bytes written or read.
         state: Progress and entropy state.
+        outlook: float32 [2, NUM_SIZES, H/4, W/4], see `strategists.lookahead`; [2, NUM_SIZES, 0, 0] if no
+            policy looks at the picture.
     """
 
     source: I16
@@ -205,6 +207,7 @@ class Picture(NamedTuple):
     maps: U8
     stream: U8
     state: State
+    outlook: F32
 
 
 def records(dtype: np.dtype[np.void], count: int) -> np.recarray[tuple[int], np.dtype[np.void]]:
@@ -213,16 +216,33 @@ def records(dtype: np.dtype[np.void], count: int) -> np.recarray[tuple[int], np.
 
 
 def allocate_picture(
-    planes: int, height: int, width: int, stream: int, *, batch: int | None = None
+    planes: int,
+    height: int,
+    width: int,
+    stream: int,
+    *,
+    batch: int | None = None,
+    outlook: bool = False,
 ) -> Picture:
-    """Zeroed memory for pictures of `height`×`width` (multiples of 4) and streams of `stream` bytes."""
+    """Zeroed memory for pictures of `height`×`width` (multiples of 4) and streams of `stream` bytes.
+
+    Args:
+        planes: 1 or 3.
+        height: In pixels.
+        width: In pixels.
+        stream: In bytes.
+        batch: How many pictures; None for one without the leading dimension.
+        outlook: Whether a policy will look at them.
+    """
     lead = () if batch is None else (batch,)
     shape = (*lead, planes, height, width)
     state = records(STATE, batch or 1)
+    units = (height // 4, width // 4) if outlook else (0, 0)
     return Picture(
         source=np.zeros(shape, np.int16),
         decoded=np.zeros(shape, np.int16),
         maps=np.zeros((*lead, NUM_MAPS, height // 4, width // 4), np.uint8),
         stream=np.zeros((*lead, stream), np.uint8),
         state=state[0] if batch is None else state,
+        outlook=np.zeros((*lead, 2, tables.NUM_SIZES, *units), np.float32),
     )

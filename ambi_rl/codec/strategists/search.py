@@ -53,12 +53,8 @@ from ambi_rl.codec.kernel.syntax import (
     neighbour_energy,
     step_class,
 )
-from ambi_rl.codec.strategists.observation import (
-    observe,
-    order_candidates,
-    rank_strategies,
-    refine_ranking,
-)
+from ambi_rl.codec.strategists.estimate import order_candidates, rank_strategies, refine_ranking
+from ambi_rl.codec.strategists.observation import observe
 from ambi_rl.codec.strategists.policy_net import Network, evaluate
 
 FIXED, SEARCH, POLICY, GUIDED = range(4)
