@@ -101,13 +101,17 @@ def test_the_strategist_decides_as_the_environment_would(env: BlockCodingVecEnv)
             leaf = leaves[index].get((y, x))
             is_leaf = leaf is not None and leaf.size == size
             strategies = masked[index, 1:choices]
+            weights = np.exp(masked[index, :choices] - masked[index, :choices].max())
+            split_probability = weights[0] / weights.sum()
             if leaf is not None and is_leaf:
+                assert split_probability < 0.5 + 1e-4
                 assert strategies[leaf.strategy] == pytest.approx(strategies.max(), abs=1e-4)
                 assert masked[index, choices + leaf.offset] == pytest.approx(
                     masked[index, choices:].max(), abs=1e-4
                 )
                 actions[index] = leaf.strategy + 1, leaf.offset
             else:
+                assert split_probability > 0.5 - 1e-4
                 actions[index] = 0, 0
         observations, _, dones, _ = env.step(actions)
         running &= ~dones
