@@ -105,7 +105,9 @@ def main() -> None:
         for path in found:
             (photographs / f"{path.parent.name}-{path.name}").symlink_to(path.resolve())
         data = ["data=folder", f"data.folder={photographs}"]
+        # The bundle serves all efforts: its entropy model stays the one fitted to search (docs/decisions.md).
         run = [f"name={arguments.name}", f"bundle={start}", f"seed={arguments.seed}"]
+        run.append("entropy.refit_every=0")
         subprocess.run([*ambi, "train", *data, *run, *overrides], check=True)
         exported = Path(temporary) / "exported.ambic"
         subprocess.run([*ambi, "export", f"runs/{arguments.name}", "-o", str(exported)], check=True)
