@@ -10,8 +10,9 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
+from ambi_rl.codec.api import resolve_bundle
 from ambi_rl.codec.bundle import Bundle
-from ambi_rl.envs.episodes import Episodes, Split, make_source, resolve_bundle
+from ambi_rl.envs.episodes import Episodes, Split, make_source
 from ambi_rl.envs.render import render_episode
 from ambi_rl.errors import ConfigError
 
@@ -25,7 +26,7 @@ class BlockCodingEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.int64
 
     * action: `MultiDiscrete([S + 1, O])`: 0 splits the node, 1…S codes it as a leaf with that prediction
       strategy; the second number is the quantization offset. `action_masks()` says what is valid; a 4x4
-      block cannot be split, and is coded with the strategy of least SATD if an action says so.
+      block cannot be split, and is coded with the strategy of least estimated cost if one says so.
     * observation: float32 [F], what the encoder knows of the node (`codec.strategists.observation`).
     * reward: minus the weighted reward terms of the step (`ambi_rl.rewards`); with weights 1 for rate and
       sse the return is −J/λ of the patch in bits per pixel.
@@ -134,3 +135,7 @@ class BlockCodingEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.int64
     def render(self) -> npt.NDArray[np.uint8] | None:
         """Original, reconstruction and decisions, uint8 [H', W', 3]; None without a render mode."""
         return render_episode(self.episodes, 0) if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """Stop the threads of the compiled step."""
+        self.episodes.close()

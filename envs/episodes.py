@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from ambi_rl.codec.bundle import Bundle, default_bundle, load_bundle
+from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.color import planes_to_rgb
 from ambi_rl.codec.process import BlockCodingBatch
+from ambi_rl.codec.warmup import announce, ensure_compiled
 from ambi_rl.data import PhotographSource, list_photographs, split_held_out
 from ambi_rl.data.source import Patch
 from ambi_rl.errors import ConfigError, UsageError
@@ -80,13 +81,6 @@ def make_source(
     return PhotographSource(paths, patch_size, qualities, texture=texture)
 
 
-def resolve_bundle(bundle: Bundle | str | Path | None) -> Bundle:
-    """A bundle from what a caller may give: one, its path, or None for the default."""
-    if bundle is None:
-        return default_bundle()
-    return bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-
-
 class Episodes:
     """B episodes that advance together, one quadtree node each per step.
 
@@ -112,6 +106,7 @@ class Episodes:
         *,
         threads: int | None = None,
     ) -> None:
+        ensure_compiled("train", report=announce)
         size = source.patch_size
         self.batch = batch
         self.source = source
@@ -170,7 +165,7 @@ class Episodes:
 
         Args:
             actions: Integers [B, 2], see `action_space`. An invalid choice is coded as the nearest valid
-                one: the split of a 4x4 block as the strategy of least SATD.
+                one: the split of a 4x4 block as the strategy of least estimated cost.
 
         Raises:
             UsageError: An action is not in the action space.
@@ -222,6 +217,10 @@ class Episodes:
             "return": total + extra,
             "terms": terms,
         }
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self.process.close()
 
     def _patch(self, index: int) -> Patch:
         patch = self.patches[index]

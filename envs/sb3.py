@@ -79,7 +79,7 @@ class BlockCodingVecEnv(VecEnv):
         self.vector.set_bundle(bundle)
 
     def close(self) -> None:
-        """Nothing is held that needs closing."""
+        """Stop the threads of the compiled step."""
         self.vector.close()
 
     def env_method(

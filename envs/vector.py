@@ -12,8 +12,9 @@ from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from ambi_rl.codec.api import resolve_bundle
 from ambi_rl.codec.bundle import Bundle
-from ambi_rl.envs.episodes import Episodes, Split, make_source, resolve_bundle
+from ambi_rl.envs.episodes import Episodes, Split, make_source
 from ambi_rl.envs.render import render_episode
 from ambi_rl.errors import ConfigError
 
@@ -117,7 +118,13 @@ class BlockCodingVectorEnv(
         for index in range(self.num_envs) if mask is None else np.flatnonzero(mask):
             self._begin(int(index))
         self.episodes.observe()
-        return self.episodes.observations, {}
+        patches = [self.episodes.patches[index] for index in range(self.num_envs)]
+        begun = [patch for patch in patches if patch is not None]
+        return self.episodes.observations, {
+            "photograph": np.array([patch.name for patch in begun], dtype=object),
+            "quality": np.array([patch.quality for patch in begun]),
+            "position": np.array([(patch.y, patch.x) for patch in begun]),
+        }
 
     def _begin(self, index: int) -> None:
         self.episodes.begin(index, self.episodes.source.sample(self._generators[index]))
@@ -175,3 +182,7 @@ class BlockCodingVectorEnv(
         if self.render_mode is None:
             return None
         return tuple(render_episode(self.episodes, index) for index in range(self.num_envs))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Stop the threads of the compiled step."""
+        self.episodes.close()

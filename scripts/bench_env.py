@@ -5,7 +5,8 @@ Usage: scripts/bench_env.py [SECONDS]
 Actions are random. "split half": a node that can be split is, with probability ½, else each strategy is
 equally likely, which gives block sizes like a real encoding. "uniform": every valid choice of the action
 space is equally likely, so that nearly all blocks are 32x32. "raw": uniform without masks, where the split
-of a 4x4 block is coded as the nearest valid choice. PPO is MaskablePPO as configured, updates included.
+of a 4x4 block is coded as the nearest valid choice. PPO is the default configuration's
+agent, updates included.
 """
 
 from __future__ import annotations
@@ -14,19 +15,24 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from inspect import signature
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from hydra import compose, initialize_config_module
 
 from ambi_rl.agents.algorithms import build_agent
 from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.envs import BlockCodingEnv, BlockCodingVectorEnv
 from ambi_rl.envs.sb3 import BlockCodingVecEnv
+from ambi_rl.training.config import PPOConfig, register, to_config
 
 Actions = npt.NDArray[np.int64]
 Masks = npt.NDArray[np.bool_]
 BATCH = 128
+_SHARED = frozenset(signature(build_agent).parameters)
+"""Keys of the configuration that an agent is built from."""
 
 
 def random_actions(masks: Masks, decisions: int, kind: str, rng: np.random.Generator) -> Actions:
@@ -76,32 +82,26 @@ def bench_batch(kind: str, seconds: float) -> float:
     return measure(step, seconds)
 
 
+def configured() -> PPOConfig:
+    """The default `agent` group of the configuration."""
+    register()
+    with initialize_config_module("ambi_rl.conf", version_base="1.3"):
+        agent = to_config(compose("config", ["name=bench"])).agent
+    assert isinstance(agent, PPOConfig)
+    return agent
+
+
 def bench_ppo(seconds: float) -> float:
+    agent = configured()
     env = BlockCodingVecEnv(BlockCodingVectorEnv(BATCH))
-    agent = build_agent(
-        "maskable_ppo",
-        env,
-        pixels=64 * 64,
-        tree_credit=True,
-        hidden=64,
-        learning_rate=2e-4,
-        final_learning_rate=0.1,
-        n_steps=64,
-        gamma=1.0,
-        gae_lambda=0.95,
-        entropy_coefficient=0.0,
-        value_coefficient=0.5,
-        max_grad_norm=0.5,
-        seed=1,
-        batch_size=1024,
-        n_epochs=4,
-        clip_range=0.15,
-    )
-    agent.learn(64 * BATCH)
-    start, before = time.perf_counter(), agent.num_timesteps
+    shared = {key: value for key, value in vars(agent).items() if key in _SHARED}
+    model = build_agent(env=env, pixels=64 * 64, tree_credit=True, seed=1, **shared)
+    rollout = agent.n_steps * BATCH
+    model.learn(rollout)
+    start, before = time.perf_counter(), model.num_timesteps
     while time.perf_counter() - start < seconds:
-        agent.learn(64 * BATCH, reset_num_timesteps=False)
-    return (agent.num_timesteps - before) / (time.perf_counter() - start)
+        model.learn(rollout, reset_num_timesteps=False)
+    return (model.num_timesteps - before) / (time.perf_counter() - start)
 
 
 def main() -> None:

@@ -35,18 +35,27 @@ ENTROPY_PATCH = 192
 ENTROPY_QUALITIES = (10, 97)
 
 
-def photographs_of(folders: list[Path], exclude: list[str]) -> list[Path]:
-    """All photographs but those whose names contain one of the texts in `exclude`."""
-    return [p for p in list_photographs(folders) if not any(text in p.name for text in exclude)]
+def gather(folders: list[Path], exclude: list[str], target: Path) -> None:
+    """Link all photographs into one folder, so that both stages divide them alike.
+
+    Args:
+        folders: Where they are.
+        exclude: Photographs whose names contain one of these are left out.
+        target: An empty folder.
+    """
+    for number, folder in enumerate(folders):
+        for path in list_photographs(folder):
+            if not any(text in path.name for text in exclude):
+                (target / f"{number}-{folder.name}-{path.name}").symlink_to(path.resolve())
 
 
-def fit(photographs: list[Path], names: list[str], patches: int, effort: int, seed: int) -> Bundle:
+def fit(photographs: Path, patches: int, effort: int, seed: int) -> Bundle:
     """Stage 1: the entropy model, over patches of all qualities in random order."""
-    paths, _ = split_held_out(photographs, HELD_OUT_EVERY)
+    paths, _ = split_held_out(list_photographs(photographs), HELD_OUT_EVERY)
     source = PhotographSource(paths, ENTROPY_PATCH, ENTROPY_QUALITIES, texture=0.3)
     rng = np.random.default_rng(seed)
     images = [(patch.planes, patch.step) for patch in (source.sample(rng) for _ in range(patches))]
-    manifest = make_manifest(DEFAULT_STRATEGIES, DEFAULT_OFFSETS, DEFAULT_LAMBDA_SCALE, data=names)
+    manifest = make_manifest(DEFAULT_STRATEGIES, DEFAULT_OFFSETS, DEFAULT_LAMBDA_SCALE)
     start = time.monotonic()
 
     tenths = 0
@@ -93,17 +102,14 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", default=[], help=argparse.SUPPRESS)
     arguments, overrides = parser.parse_known_args()
     ensure_compiled("train", lambda line: print(line, flush=True))
-    found = photographs_of(arguments.folders, arguments.exclude)
-    names = [folder.name for folder in arguments.folders]
-    bundle = fit(found, names, arguments.patches, arguments.effort, arguments.seed)
     ambi = [sys.executable, "-m", "ambi_rl.cli"]
     with tempfile.TemporaryDirectory() as temporary:
-        start = Path(temporary) / "start.ambic"
-        save_bundle(bundle, start)
         photographs = Path(temporary) / "photographs"
         photographs.mkdir()
-        for path in found:
-            (photographs / f"{path.parent.name}-{path.name}").symlink_to(path.resolve())
+        gather(arguments.folders, arguments.exclude, photographs)
+        bundle = fit(photographs, arguments.patches, arguments.effort, arguments.seed)
+        start = Path(temporary) / "start.ambic"
+        save_bundle(bundle, start)
         data = ["data=folder", f"data.folder={photographs}"]
         # The bundle serves all efforts: its entropy model stays the one fitted to search (docs/decisions.md).
         run = [f"name={arguments.name}", f"bundle={start}", f"seed={arguments.seed}"]

@@ -66,6 +66,16 @@ def test_odd_sizes_with_search(
     round_trip(piece[:1], 500, default_bundle, for_effort(8))
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 33), (33, 1), (5, 7), (37, 42), (64, 31)])
+@pytest.mark.parametrize("effort", [0, 3])
+def test_odd_sizes_with_a_policy(
+    planes: Planes, default_bundle: Bundle, shape: tuple[int, int], effort: int
+) -> None:
+    piece = np.ascontiguousarray(planes[:, : shape[0], : shape[1]])
+    round_trip(piece, 500, default_bundle, for_effort(effort))
+    round_trip(piece[:1], 500, default_bundle, for_effort(effort))
+
+
 @pytest.mark.parametrize("size", [4, 8, 16, 32])
 @pytest.mark.parametrize("value", [0, 1023])
 def test_residuals_of_full_range_fit_the_arithmetic(

@@ -22,8 +22,10 @@ from ambi_rl.agents.credit import (
 from ambi_rl.agents.imitation import collect_demonstrations, decision_sequence
 from ambi_rl.cli.train import export_command, train_command
 from ambi_rl.codec.bundle import default_bundle, load_bundle
+from ambi_rl.codec.context import context_of
 from ambi_rl.codec.frame import Decision
 from ambi_rl.codec.strategists import Strategist
+from ambi_rl.codec.strategists.policy_net import logits_batch
 from ambi_rl.envs import BlockCodingVectorEnv
 from ambi_rl.envs.episodes import make_source
 from ambi_rl.errors import AmbiError, ConfigError, UsageError
@@ -138,6 +140,42 @@ def test_sweeps_make_a_folder_for_each_run(tmp_path: Path, photographs: Path) ->
     start(tmp_path, photographs, "-m", "name=sweep", "seed=1,2", "total_steps=0")
     for number in ("0", "1"):
         assert (tmp_path / "sweep" / number / "metrics.json").is_file()
+
+
+@pytest.mark.slow
+def test_sweeps_run_side_by_side(tmp_path: Path, photographs: Path) -> None:
+    sweep = ["-m", "hydra/launcher=parallel", "name=sweep", "seed=1,2", "env.threads=1"]
+    start(tmp_path, photographs, *sweep, "total_steps=0")
+    for number in ("0", "1"):
+        assert (tmp_path / "sweep" / number / "metrics.json").is_file()
+
+
+@pytest.mark.slow
+def test_offsets_stay_possible_after_imitation_where_they_may_pay(
+    tmp_path: Path, photographs: Path
+) -> None:
+    least = {}
+    for reward in ("psnr", "ms_ssim"):
+        thorough = ["agent.imitation.epochs=80", "agent.imitation.learning_rate=0.02"]
+        start(
+            tmp_path,
+            photographs,
+            f"name={reward}",
+            f"reward={reward}",
+            "env.patch_size=64",
+            "total_steps=0",
+            "entropy.refit_every=0",
+            *thorough,
+        )
+        bundle = load_checkpoint(tmp_path / reward / "last.pt").bundle
+        context = context_of(bundle)
+        offsets = len(bundle.offsets)
+        logits = np.zeros((1, 1 + len(bundle.strategies) + offsets), np.float32)
+        logits_batch(context.network, context.work(), bundle.policy["mean"][None], logits)
+        weights = np.exp(logits[0, -offsets:] - logits[0, -offsets:].max())
+        least[reward] = (weights / weights.sum()).min()
+    # The teacher never leaves the neutral offset, which is right for squared error only.
+    assert least["psnr"] < 0.01 < least["ms_ssim"]
 
 
 @pytest.mark.slow

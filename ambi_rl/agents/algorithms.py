@@ -50,7 +50,6 @@ def build_agent(
     n_epochs: int = 0,
     clip_range: float = 0.0,
     target_kl: float | None = None,
-    tensorboard_log: str | None = None,
 ) -> OnPolicyAlgorithm:
     """Build an agent.
 
@@ -73,7 +72,6 @@ def build_agent(
         n_epochs: Passes over a rollout (PPO).
         clip_range: How far the probability ratio may move (PPO).
         target_kl: Stop an update at this KL divergence (PPO).
-        tensorboard_log: Folder for event files.
     """
     common: dict[str, Any] = {
         "learning_rate": linear_schedule(learning_rate, final_learning_rate),
@@ -86,7 +84,6 @@ def build_agent(
         "policy_kwargs": policy_arguments(hidden),
         "rollout_buffer_kwargs": {"pixels": pixels},
         "seed": seed,
-        "tensorboard_log": tensorboard_log,
         # The network is far too small for a GPU to pay off.
         "device": "cpu",
     }

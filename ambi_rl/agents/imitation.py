@@ -277,6 +277,7 @@ def clone(
     batch_size: int,
     learning_rate: float,
     seed: int,
+    offset_smoothing: float = 0.0,
     report: Report | None = None,
 ) -> CloneResult:
     """Behavioural cloning: fit policy and value function to demonstrations.
@@ -293,6 +294,8 @@ def clone(
         batch_size: Samples of a gradient step.
         learning_rate: Of Adam at the start; it falls to zero along a cosine.
         seed: Of the order of samples.
+        offset_smoothing: Probability that the policy keeps for offsets which the teacher did not choose, so
+            that training can still find them.
         report: Called with the fraction done.
     """
     held_out = (
@@ -317,7 +320,9 @@ def clone(
             loss = nn.functional.cross_entropy(first, batch.decisions)
             leaf = batch.decisions != SPLIT
             if bool(leaf.any()):
-                loss = loss + nn.functional.cross_entropy(second[leaf], batch.offsets[leaf])
+                loss = loss + nn.functional.cross_entropy(
+                    second[leaf], batch.offsets[leaf], label_smoothing=offset_smoothing
+                )
             values = policy_values(policy, batch.observations)
             loss = loss + 0.5 * nn.functional.smooth_l1_loss(values, batch.returns)
             optimizer.zero_grad()
@@ -333,13 +338,15 @@ def clone(
 @torch.no_grad()
 def _validate(policy: Any, check: _Tensors, num_decisions: int, masked: bool) -> CloneResult:
     first, second = _masked_logits(policy, check, num_decisions, masked)
-    chosen = first.argmax(dim=1)
+    # As the exported policy decides: split or not first, then the strategy.
+    split = first.softmax(dim=1)[:, SPLIT] > 0.5
+    chosen = torch.where(split, SPLIT, 1 + first[:, 1:].argmax(dim=1))
     leaf = check.decisions != SPLIT
     values = policy_values(policy, check.observations)
     pair = torch.stack([values, check.returns])
     return CloneResult(
         decision_accuracy=float((chosen == check.decisions).float().mean()),
-        split_accuracy=float(((chosen == SPLIT) == ~leaf).float().mean()),
+        split_accuracy=float((split == ~leaf).float().mean()),
         offset_accuracy=float((second[leaf].argmax(dim=1) == check.offsets[leaf]).float().mean()),
         loss=float(nn.functional.cross_entropy(first, check.decisions)),
         value_correlation=float(torch.corrcoef(pair)[0, 1]),

@@ -15,9 +15,8 @@ from PIL import Image
 
 from ambi_rl.bench.codecs import AmbiCodec, Codec
 from ambi_rl.bench.curves import Curve, Point, mean_curve, measure_curve, warm_up
+from ambi_rl.data.source import SUFFIXES
 from ambi_rl.errors import UsageError
-
-SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".ppm", ".tif", ".tiff", ".bmp")
 
 
 class Job(NamedTuple):

@@ -13,7 +13,6 @@ from PIL import Image
 from ambi_rl.cli.streams import (
     STANDARD,
     check_output,
-    print_progress,
     print_result,
     read_input,
     write_output,
@@ -27,7 +26,7 @@ from ambi_rl.codec.image_io import (
     open_image,
 )
 from ambi_rl.codec.quality import STEP_SCALE
-from ambi_rl.codec.warmup import ensure_compiled
+from ambi_rl.codec.warmup import announce, ensure_compiled
 from ambi_rl.metrics import psnr
 
 
@@ -79,7 +78,7 @@ def encode_command(
     codec = resolve_bundle(bundle)
     data = read_input(source)
     image = open_image(data, _shown(source, "stdin"))
-    ensure_compiled("encode", report=print_progress)
+    ensure_compiled("encode", report=announce)
     start = time.perf_counter()
     encoded = encode_image(
         image, quality=quality, effort=effort, bundle=codec, strategist=strategist, strip=strip
@@ -146,7 +145,7 @@ def decode_command(
     check_output(source, target, overwrite=overwrite)
     explicit = None if bundle is None else resolve_bundle(bundle)
     data = read_input(source)
-    ensure_compiled("decode", report=print_progress)
+    ensure_compiled("decode", report=announce)
     start = time.perf_counter()
     image = decode_image(
         data, bundle=explicit, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels

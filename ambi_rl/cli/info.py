@@ -14,6 +14,9 @@ from ambi_rl.codec.container import FORMAT_VERSION, MAGIC, Section, read_contain
 from ambi_rl.codec.quality import STEP_SCALE
 from ambi_rl.errors import BundleError, NotAmbiFileError
 
+_MOST_SHOWN, _FEW_SHOWN = 64, 3
+"""Longer lists than the first are cut to the second where a person reads them."""
+
 
 def file_facts(data: bytes) -> dict[str, Any]:
     """What the header and the sections of a file say; JSON types only."""
@@ -65,6 +68,13 @@ def _facts(source: str) -> dict[str, Any]:
         raise NotAmbiFileError(f"{source} is neither an ambi file nor a bundle") from error
 
 
+def _joined(items: list[Any]) -> str:
+    """Items on one line; of very many, such as the photographs of a training run, only the first few."""
+    shown = items if len(items) <= _MOST_SHOWN else items[:_FEW_SHOWN]
+    text = ", ".join(str(item) for item in shown)
+    return text if shown is items else f"{text}, … ({len(items)} in all; --json has them)"
+
+
 def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
     """Aligned `name  value` lines; nested objects are indented."""
     width = max((len(name) for name in facts), default=0)
@@ -75,7 +85,7 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
             lines += _lines(value, indent + "  ")
         else:
             if isinstance(value, list):
-                value = ", ".join(str(item) for item in value)
+                value = _joined(value)
             lines.append(f"{indent}{name:<{width}}  {'-' if value in ({}, '') else value}")
     return lines
 

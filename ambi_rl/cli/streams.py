@@ -50,8 +50,3 @@ def print_result(target: str, text: str, values: Mapping[str, Any], *, as_json: 
     """Print a command's result, on stderr where stdout carries the file."""
     line = json.dumps(dict(values)) if as_json else text
     typer.echo(line, err=target == STANDARD)
-
-
-def print_progress(line: str) -> None:
-    """Tell on the terminal what takes time."""
-    typer.echo(line, err=True)

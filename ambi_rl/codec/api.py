@@ -22,6 +22,7 @@ from ambi_rl.codec.frame import EncodedFrame, decode_frame, encode_frame
 from ambi_rl.codec.image_io import Metadata, Raster, image_from_raster, raster_from_image
 from ambi_rl.codec.quality import step_from_quality
 from ambi_rl.codec.strategists import Strategist, by_name, for_effort
+from ambi_rl.codec.warmup import announce, ensure_compiled
 from ambi_rl.errors import CorruptFileError
 
 BundleLike = Bundle | str | os.PathLike[str]
@@ -79,6 +80,7 @@ def encode_image(
     chosen = resolve_strategist(strategist, effort)
     codec = resolve_bundle(bundle)
     raster = raster_from_image(image)
+    ensure_compiled("encode", report=announce)
     metadata = raster.metadata.stripped() if strip else raster.metadata
     frame = encode_frame(raster.planes, step, codec, chosen)
     sections = {
@@ -147,6 +149,7 @@ def decode_image(
 ) -> Image.Image:
     """Decode a file; arguments and errors as for `ambi_rl.decode`."""
     container = read_container(data, max_pixels=max_pixels)
+    ensure_compiled("decode", report=announce)
     explicit = None if bundle is None else resolve_bundle(bundle)
     return image_from_raster(
         decode_container(container, find_bundle(container.bundle_id, explicit))

@@ -46,7 +46,8 @@ _MAX_OFFSET = 24
 _METADATA_KEY = "ambi"
 _DECODING_KEYS = ("format_version", "strategies", "offsets", "superblock")
 """What of the manifest decoding depends on; the rest of it is not part of the bundle's id."""
-_POLICY_TENSORS = ("mean", "scale", "w0", "b0", "w1", "b1", "w2", "b2")
+POLICY_TENSORS = ("mean", "scale", "w0", "b0", "w1", "b1", "w2", "b2")
+"""Names of the policy's tensors, in the order of `Network.weights` (`strategists/policy_net.py`)."""
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -189,8 +190,8 @@ def _check_policy(bundle: Bundle) -> None:
     policy = bundle.policy
     if not policy:
         return
-    if set(policy) != set(_POLICY_TENSORS):
-        wrong = ", ".join(sorted(set(policy) ^ set(_POLICY_TENSORS)))
+    if set(policy) != set(POLICY_TENSORS):
+        wrong = ", ".join(sorted(set(policy) ^ set(POLICY_TENSORS)))
         raise BundleError(
             f"bundle tensors policy/... are missing or unknown: {wrong}; export it again"
         )

@@ -137,10 +137,10 @@ def encode_frame(planes: Planes, step: int, bundle: Bundle, strategist: Strategi
         )
         load_entropy(picture, bundle)
         error = run_encoder(picture, padded, step, bundle, strategist, ENCODE)
+        length = finish_encoding(picture.state.registers, picture.stream)
         if picture.state.registers[FAULT] == 0:
             break
         capacity *= 4
-    length = finish_encoding(picture.state.registers, picture.stream)
     return EncodedFrame(
         payload=picture.stream[:length].tobytes(),
         planes=picture.decoded[:, :height, :width].copy(),

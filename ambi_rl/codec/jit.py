@@ -32,7 +32,10 @@ def cache_folder() -> Path:
     """
     root = Path(__file__).parent
     # Numba keys its files by path: two installations must not take each other's for their own.
-    digest = hashlib.sha256(f"{numba.__version__} {platform.python_version()} {root}".encode())
+    # Code with bounds checks (NUMBA_BOUNDSCHECK=1) is other code.
+    settings: Any = config
+    versions = f"{numba.__version__} {platform.python_version()} {root} {settings.BOUNDSCHECK}"
+    digest = hashlib.sha256(versions.encode())
     for source in sorted(root.rglob("*.py")):
         text = source.read_bytes()
         if b"\n@kernel" in text or source.name in _CONSTANTS:

@@ -175,7 +175,15 @@ class BlockCodingBatch:
         return self._bundle
 
     def use_bundle(self, bundle: Bundle) -> None:
-        """Start later episodes from another bundle's entropy state (same strategies and offsets)."""
+        """Start later episodes with another bundle.
+
+        Raises:
+            UsageError: Its strategies or offsets are not those of the present one.
+        """
+        lists = (bundle.strategies, bundle.offsets)
+        if lists != (self._bundle.strategies, self._bundle.offsets):
+            raise UsageError("the other bundle has other strategies or offsets; make a new batch")
+        self._context = context_of(bundle)
         self._bundle = bundle
         self._counters = np.ascontiguousarray(bundle.entropy["counters"])
         self._mixers = np.ascontiguousarray(bundle.entropy["mixers"])
@@ -288,3 +296,4 @@ class BlockCodingBatch:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
+            self._ranges = [(0, self.batch)]

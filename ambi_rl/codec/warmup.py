@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Literal
+from typing import Any, Literal
 
+import numba
 import numpy as np
 
 from ambi_rl.codec.jit import cache_folder
@@ -20,9 +22,14 @@ _STAGES: dict[str, tuple[str, ...]] = {
 }
 
 
-def is_compiled(purpose: Purpose) -> bool:
-    """Whether the kernels for `purpose` are in the cache on disk."""
-    return all((cache_folder() / f"{stage}.done").exists() for stage in _STAGES[purpose])
+_ready: set[str] = set()
+"""Stages known to be compiled, so that later calls need not look at the disk."""
+
+
+def announce(line: str) -> None:
+    """Print a progress line on standard error."""
+    sys.stderr.write(f"ambi: {line}\n")
+    sys.stderr.flush()
 
 
 def _compile(stage: str) -> None:
@@ -65,6 +72,9 @@ def ensure_compiled(purpose: Purpose, report: Callable[[str], None] | None = Non
     Returns:
         Whether anything had to be compiled.
     """
+    settings: Any = numba.config
+    if settings.DISABLE_JIT or _ready.issuperset(_STAGES[purpose]):
+        return False
     missing = [
         stage for stage in _STAGES[purpose] if not (cache_folder() / f"{stage}.done").exists()
     ]
@@ -75,4 +85,5 @@ def ensure_compiled(purpose: Purpose, report: Callable[[str], None] | None = Non
             )
         _compile(stage)
         (cache_folder() / f"{stage}.done").touch()
+    _ready.update(_STAGES[purpose])
     return bool(missing)

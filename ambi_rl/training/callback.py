@@ -62,7 +62,6 @@ class TrainingCallback(BaseCallback):
         self._shown = 0.0
         self._started = 0.0
         self._first = 0
-        self.note = ""
 
     def _on_training_start(self) -> None:
         self._started = time.monotonic()
@@ -93,10 +92,10 @@ class TrainingCallback(BaseCallback):
 
     def _summary(self, now: float) -> str:
         if not self._episodes:
-            return self.note
+            return ""
         return (
             f"{self._speed:,.0f}/s  return {self._mean('return'):.3f}  {self._mean('bpp'):.3f} bpp  "
-            f"{self._mean('psnr'):.2f} dB  {self.note}"
+            f"{self._mean('psnr'):.2f} dB"
         )
 
     def _on_rollout_end(self) -> None:

@@ -19,13 +19,13 @@ from ambi_rl import __version__
 from ambi_rl.agents.algorithms import build_agent
 from ambi_rl.agents.export import policy_tensors
 from ambi_rl.agents.imitation import clone, collect_demonstrations
+from ambi_rl.codec.api import resolve_bundle
 from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.entropy.fit import fit_entropy
 from ambi_rl.codec.strategists import by_name, for_effort
 from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.data import PhotographSource, list_photographs, split_held_out
 from ambi_rl.envs import BlockCodingVectorEnv
-from ambi_rl.envs.episodes import resolve_bundle
 from ambi_rl.envs.sb3 import BlockCodingVecEnv
 from ambi_rl.errors import ConfigError
 from ambi_rl.rewards import Reward
@@ -38,6 +38,8 @@ from ambi_rl.training.run_folder import RunFolder, write_json
 
 _ENTROPY_PATCH = 128
 """Pixels a side of what the entropy model is fitted to: long enough to adapt, short enough to vary."""
+_OFFSET_SMOOTHING = 0.2
+"""Share of the offsets that a teacher does not use, after imitation for a structural reward."""
 _RANDOM_STEPS = 30
 """Steps of random actions that observations are normalised from, without imitation."""
 
@@ -66,6 +68,7 @@ class Run:
         restored = load_checkpoint(folder.last) if resume else None
         if restored is not None:
             self.progress = restored.progress
+            self.progress.best = self._best_so_far()
         self._seconds_before = self.progress.seconds
         self.entropy = start.entropy if restored is None else restored.bundle.entropy
         paths = list_photographs(config.data.folder)
@@ -80,6 +83,13 @@ class Run:
         if restored is not None:
             self._restore(restored.policy, restored.optimizer)
         self.env.set_bundle(self.bundle())
+
+    def _best_so_far(self) -> float | None:
+        """The best evaluation of the run, which may be later than its last checkpoint."""
+        known = [self.progress.best]
+        if self.folder.best.is_file():
+            known.append(load_checkpoint(self.folder.best).progress.best)
+        return min((value for value in known if value is not None), default=None)
 
     def _environment(self, bundle: Bundle) -> BlockCodingVectorEnv:
         env, data = self.config.env, self.config.data
@@ -183,6 +193,7 @@ class Run:
                 batch_size=imitation.batch_size,
                 learning_rate=imitation.learning_rate,
                 seed=config.seed,
+                offset_smoothing=self._offset_smoothing(),
                 report=report,
             )
         self.progress.imitation = asdict(result)
@@ -191,6 +202,10 @@ class Run:
             f"teacher, {result.split_accuracy:.1%} of splits; value correlation "
             f"{result.value_correlation:.2f}"
         )
+
+    def _offset_smoothing(self) -> float:
+        # The teacher minimises squared error, for which offsets do not pay; for other metrics they may.
+        return _OFFSET_SMOOTHING if Reward(self.config.weights).needs_picture else 0.0
 
     def _random_observations(self) -> np.ndarray:
         rng = np.random.default_rng(self.config.seed)
@@ -358,7 +373,7 @@ def train(
             metrics = run.finish()
     except KeyboardInterrupt:
         run.checkpoint(int(run.agent.num_timesteps))
-        display.line(f"interrupted; go on with: ambi train name={place.path.name} resume=true")
+        display.line(f"interrupted; go on with: ambi train resume={place.path}")
         raise
     finally:
         run.env.close()

@@ -105,11 +105,7 @@ class RunFolder:
                     f"there is no checkpoint {self.last}; leave out resume, or check name"
                 )
         elif self.config.exists():
-            how = (
-                f"go on with it: name={self.path.name} resume=true"
-                if self.last.exists()
-                else "remove it"
-            )
+            how = f"go on with it: resume={self.path}" if self.last.exists() else "remove it"
             raise ConfigError(f"{self.path} holds a run already; give another name=…, or {how}")
         self.path.mkdir(parents=True, exist_ok=True)
         write_file(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())

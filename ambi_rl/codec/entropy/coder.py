@@ -101,6 +101,9 @@ def finish_encoding(registers: npt.NDArray[np.int64], stream: npt.NDArray[np.uin
         value = low // unit * unit + _PAST_END % unit
         if value < low:
             value += unit
+    if position + kept // 8 > stream.shape[0]:
+        registers[FAULT] = 1
+        return position
     for i in range(kept // 8):
         stream[position] = (value >> (_TOP - 8 * i)) & 255
         position += 1

@@ -17,7 +17,6 @@ from ambi_rl.codec.kernel.state import (
     ENERGY,
     FAULT,
     HEIGHT,
-    LEAVES,
     MODE,
     NODE_LOG2,
     NODE_X,
@@ -403,7 +402,6 @@ def code_node(p: Picture, s: Work, c: Constants, decision: int, offset: int, chr
         _push(p, y, x, log2)
     else:
         error = code_leaf(p, s, c, m, y, x, log2, max(decision - 1, 0), offset, chroma)
-        p.state.control[LEAVES] += 1
     advance(p)
     return error
 

@@ -22,8 +22,8 @@ I16 = npt.NDArray[np.int16]
 U8 = npt.NDArray[np.uint8]
 
 # Fields of State.control (int64).
-HEIGHT, WIDTH, PLANES, STEP, CURSOR, STACKED, NODE_Y, NODE_X, NODE_LOG2, LEAVES, LOOKED = range(11)
-NUM_CONTROL = 11
+HEIGHT, WIDTH, PLANES, STEP, CURSOR, STACKED, NODE_Y, NODE_X, NODE_LOG2, LOOKED = range(10)
+NUM_CONTROL = 10
 
 # Fields of State.registers (int64): the arithmetic coder.
 LOW, HIGH, VALUE, POSITION, LENGTH, MODE, BITS, FAULT = range(8)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ambi_rl.codec.bundle import POLICY_TENSORS
 from ambi_rl.codec.jit import kernel
 from ambi_rl.codec.kernel.state import Work
 
@@ -30,15 +31,12 @@ class Network(NamedTuple):
 
 NO_NETWORK = Network(np.zeros(3, np.int64), np.zeros(1, np.float32))
 
-TENSORS = ("mean", "scale", "w0", "b0", "w1", "b1", "w2", "b2")
-"""Names of a bundle's policy tensors, in the order of `Network.weights`."""
-
 
 def network_of(policy: dict[str, npt.NDArray[np.float32]]) -> Network:
     """Pack a bundle's policy tensors (shapes as in `Network`)."""
     shape = np.array([policy["mean"].size, policy["b0"].size, policy["b2"].size], np.int64)
     weights = np.concatenate(
-        [np.asarray(policy[name], np.float32).T.reshape(-1) for name in TENSORS]
+        [np.asarray(policy[name], np.float32).T.reshape(-1) for name in POLICY_TENSORS]
     )
     return Network(shape, weights)
 

@@ -171,6 +171,8 @@ def _best_leaf(
     energy = neighbour_energy(p, 0, y, x, 1 << log2)
     best = int(s.order[0])
     best_offset = int(c.counts[NEUTRAL])
+    if plan.kind == GUIDED:
+        _, best_offset = policy_decision(s, strategies, int(c.counts[NUM_OFFSETS]), log2)
     if wanted > 1 or plan.offset_span > 0:
         best_cost = 1e300
         for i in range(wanted):
@@ -181,7 +183,7 @@ def _best_leaf(
         first = max(int(c.counts[NEUTRAL]) - plan.offset_span, 0)
         last = min(int(c.counts[NEUTRAL]) + plan.offset_span, int(c.counts[NUM_OFFSETS]) - 1)
         for offset in range(first, last + 1):
-            if offset != c.counts[NEUTRAL]:
+            if offset != best_offset:
                 cost = _luma_cost(p, s, c, m, y, x, log2, best, offset, energy)
                 if cost < best_cost:
                     best_cost = cost
