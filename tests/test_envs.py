@@ -299,8 +299,16 @@ def test_later_episodes_use_the_new_bundle() -> None:
 
     env = BlockCodingEnv(patch_size=SIZE)
     trained = play(env, 1)["last"]["episode_summary"]["bits"]
-    env.episodes.set_bundle(replace(default_bundle(), entropy=untrained()))
-    assert play(env, 1)["last"]["episode_summary"]["bits"] > trained
+    other = replace(default_bundle(), entropy=untrained())
+    env.episodes.set_bundle(other)
+    bits = play(env, 1)["last"]["episode_summary"]["bits"]
+    assert bits != trained
+    fresh = BlockCodingEnv(patch_size=SIZE, bundle=other)
+    assert play(fresh, 1)["last"]["episode_summary"]["bits"] == bits
+    strategies = list(reversed(default_bundle().strategies))
+    manifest = other.manifest | {"strategies": strategies}
+    with pytest.raises(UsageError, match="other strategies"):
+        env.episodes.set_bundle(replace(other, manifest=manifest))
 
 
 @pytest.mark.parametrize(

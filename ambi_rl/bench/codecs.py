@@ -149,9 +149,9 @@ def jpeg(*, full_chroma: bool = False) -> PillowPeer:
     return PillowPeer(
         f"JPEG {sampling}",
         f"{_version('libjpeg_turbo', 'libjpeg-turbo')}, {sampling}, optimized Huffman tables",
-        (20, 35, 50, 65, 77, 86, 92, 95, 97)
+        (12, 20, 35, 50, 65, 77, 86, 92, 95, 97)
         if full_chroma
-        else (20, 35, 50, 65, 77, 86, 92, 95, 98),
+        else (12, 20, 35, 50, 65, 77, 86, 92, 95, 98),
         options={"optimize": True, "subsampling": sampling},
     )
 
