@@ -32,6 +32,7 @@ from ambi_rl.codec.strategists.policy_net import logits_batch
 
 QUALITY = 75
 COLD_RUNS = 5
+PATCH, PATCHES = 64, 64
 
 
 def seconds_of(command: list[str], **variables: str) -> float:
@@ -61,38 +62,45 @@ def cold_decode(photograph: Path) -> float:
 
 
 def node_times(photograph: Path) -> tuple[int, float, float, float]:
-    """Nodes the policy visits; µs for each: features with the look ahead, network, coding."""
+    """Nodes the policy visits in 64 patches; µs for each: features with the look ahead, network, coding."""
     with Image.open(photograph) as image:
         planes = rgb_to_planes(np.asarray(image.convert("RGB")))
-    height, width = (size // 4 * 4 for size in planes.shape[1:])
-    planes = np.ascontiguousarray(planes[:, :height, :width])
+    rng = np.random.default_rng(1)
+    corners = rng.integers(0, np.array(planes.shape[1:]) - PATCH, (PATCHES, 2))
+    patches = [planes[:, y : y + PATCH, x : x + PATCH].copy() for y, x in corners]
     bundle, step = default_bundle(), step_from_quality(QUALITY)
-    frame = encode_frame(planes, step, bundle, by_name("policy"))
-    actions = decision_sequence(frame.decisions, height, width, bundle.offsets.index(0))
-    process = BlockCodingBatch(1, height, width, bundle, threads=1)
-    choices = process.num_decisions + process.num_offsets
-    seen = np.zeros((len(actions), process.observation_size), np.float32)
-    masks = np.zeros((1, choices), np.bool_)
-    spent = {"observe": 0.0, "step": 0.0}
+    neutral = bundle.offsets.index(0)
+    frames = [encode_frame(patch, step, bundle, by_name("policy")) for patch in patches]
+    actions = [decision_sequence(f.decisions, PATCH, PATCH, neutral) for f in frames]
+    process = BlockCodingBatch(PATCHES, PATCH, PATCH, bundle, threads=1)
+    observations = np.zeros((PATCHES, process.observation_size), np.float32)
+    masks = np.zeros((PATCHES, process.num_decisions + process.num_offsets), np.bool_)
+    seen: list[np.ndarray] = []
     for _ in range(2):  # The first time is for warming up.
-        process.load(0, planes, step)
-        spent = dict.fromkeys(spent, 0.0)
-        for t, (decision, offset) in enumerate(actions):
+        for index, patch in enumerate(patches):
+            process.load(index, patch, step)
+        observe = code = 0.0
+        seen = []
+        for t in range(max(map(len, actions))):
+            seen.append(observations[~process.done])
             start = time.perf_counter()
-            process.observe(seen[t : t + 1], masks)
+            process.observe(observations, masks)
             middle = time.perf_counter()
-            process.step(np.array([decision]), np.array([offset]))
-            spent["observe"] += middle - start
-            spent["step"] += time.perf_counter() - middle
+            chosen = np.array([a[t] if t < len(a) else (1, neutral) for a in actions])
+            before = time.perf_counter()
+            process.step(chosen[:, 0], chosen[:, 1])
+            code += time.perf_counter() - before
+            observe += middle - start
     context = context_of(bundle)
-    logits = np.zeros((len(actions), choices), np.float32)
+    inputs = np.concatenate(seen)
+    logits = np.zeros((len(inputs), masks.shape[1]), np.float32)
     work = context.work()
-    logits_batch(context.network, work, seen, logits)
+    logits_batch(context.network, work, inputs, logits)
     start = time.perf_counter()
-    logits_batch(context.network, work, seen, logits)
+    logits_batch(context.network, work, inputs, logits)
     network = time.perf_counter() - start
-    scale = 1e6 / len(actions)
-    return len(actions), scale * spent["observe"], scale * network, scale * spent["step"]
+    scale = 1e6 / len(inputs)
+    return len(inputs), scale * observe, scale * network, scale * code
 
 
 def main(photograph: Path) -> None:
@@ -100,7 +108,7 @@ def main(photograph: Path) -> None:
     nodes, observe, network, step = node_times(photograph)
     print(
         f"node: {observe + network:.1f} µs to decide ({observe:.1f} features and look ahead, "
-        f"{network:.1f} network), {step:.1f} to code; mean of {nodes:,} nodes, calls from Python included"
+        f"{network:.1f} network), {step:.1f} to code; mean of {nodes:,} nodes"
     )
     print(f"cold process: ambi decode {cold_decode(photograph):.2f} s, median of {COLD_RUNS}")
     for purpose, seconds in first_use().items():

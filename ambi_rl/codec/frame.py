@@ -29,6 +29,7 @@ from ambi_rl.codec.kernel.state import (
     allocate_picture,
 )
 from ambi_rl.codec.strategists import Strategist
+from ambi_rl.codec.strategists.lookahead import look_ahead
 from ambi_rl.codec.strategists.search import encode_picture
 from ambi_rl.errors import BundleError, CorruptFileError
 
@@ -112,8 +113,10 @@ def run_encoder(
     start_encoding(picture.state.registers)
     picture.state.registers[MODE] = mode
     begin(picture, count, height, width, step)
-    plan = strategist.plan(context.dc)
-    return float(encode_picture(picture, context.work(), context.constants, context.network, plan))
+    plan, work = strategist.plan(context.dc), context.work()
+    if strategist.needs_policy:
+        look_ahead(picture, work, context.constants)
+    return float(encode_picture(picture, work, context.constants, context.network, plan))
 
 
 def encode_frame(planes: Planes, step: int, bundle: Bundle, strategist: Strategist) -> EncodedFrame:

@@ -30,10 +30,25 @@ from ambi_rl.codec.kernel.state import (
     allocate_picture,
 )
 from ambi_rl.codec.strategists.estimate import rank_strategies
+from ambi_rl.codec.strategists.lookahead import look_ahead
 from ambi_rl.codec.strategists.observation import observe
 from ambi_rl.errors import UsageError
 
 Floats = npt.NDArray[np.float64]
+
+
+@kernel
+def _look_ahead_at(batch: Picture, s: Work, c: Constants, b: int) -> None:
+    """Look ahead over one picture of a batch."""
+    p = Picture(
+        batch.source[b],
+        batch.decoded[b],
+        batch.maps[b],
+        batch.stream[b],
+        batch.state[b],  # type: ignore[index]
+        batch.outlook[b],
+    )
+    look_ahead(p, s, c)
 
 
 @kernel
@@ -168,6 +183,8 @@ class BlockCodingBatch:
         bounds = np.linspace(0, batch, workers + 1).astype(int)
         self._ranges = list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
         self._pool = ThreadPoolExecutor(workers - 1) if workers > 1 else None
+        self._new: list[int] = []
+        """Processes whose pictures have not been looked at."""
 
     @property
     def bundle(self) -> Bundle:
@@ -199,6 +216,7 @@ class BlockCodingBatch:
         picture.state.registers[MODE] = COUNT
         begin(picture, self.planes, self.height, self.width, step)
         self.done[index] = False
+        self._new.append(index)
 
     def _member(self, index: int) -> Picture:
         batch = self._picture
@@ -214,12 +232,19 @@ class BlockCodingBatch:
     def observe(self, observations: npt.NDArray[np.float32], masks: npt.NDArray[np.bool_]) -> None:
         """Fill observations float32 [B, F] and masks bool [B, S + 1 + O]; rows of done ones stay."""
         constants = self._context.constants
+        new, self._new = self._new, []
+
+        def look(worker: int, first: int, last: int) -> None:
+            for index in new[worker :: len(self._ranges)]:
+                _look_ahead_at(self._picture, self._work[worker], constants, index)
 
         def run(worker: int, first: int, last: int) -> None:
             _observe_range(
                 self._picture, self._work[worker], constants, first, last, observations, masks
             )
 
+        if new:
+            self._on_all_cores(look)
         self._on_all_cores(run)
 
     def step(

@@ -22,8 +22,8 @@ I16 = npt.NDArray[np.int16]
 U8 = npt.NDArray[np.uint8]
 
 # Fields of State.control (int64).
-HEIGHT, WIDTH, PLANES, STEP, CURSOR, STACKED, NODE_Y, NODE_X, NODE_LOG2, LOOKED = range(10)
-NUM_CONTROL = 10
+HEIGHT, WIDTH, PLANES, STEP, CURSOR, STACKED, NODE_Y, NODE_X, NODE_LOG2 = range(9)
+NUM_CONTROL = 9
 
 # Fields of State.registers (int64): the arithmetic coder.
 LOW, HIGH, VALUE, POSITION, LENGTH, MODE, BITS, FAULT = range(8)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ambi_rl.codec import tables
 from ambi_rl.codec.jit import kernel
 from ambi_rl.codec.kernel.predict import ANGLES, LEFT, ORIGIN, TOP
-from ambi_rl.codec.kernel.state import LOOKED, Constants, Picture, Work
+from ambi_rl.codec.kernel.state import Constants, Picture, Work
 from ambi_rl.codec.strategists.estimate import estimate_leaf, rank_strategy
 
 LEAF, QUARTERS = range(2)
@@ -112,4 +112,3 @@ def look_ahead(p: Picture, s: Work, c: Constants) -> None:
                             below = min(below, p.outlook[QUARTERS, level - 1, uy, ux])
                         total += below
                 p.outlook[QUARTERS, level, y >> 2, x >> 2] = total
-    p.state.control[LOOKED] = 1

@@ -11,7 +11,6 @@ from ambi_rl.codec.kernel.predict import predict
 from ambi_rl.codec.kernel.state import (
     BITS,
     ENERGY,
-    LOOKED,
     MODE,
     NUM_STRATEGIES,
     OFFSET,
@@ -24,7 +23,7 @@ from ambi_rl.codec.kernel.state import (
 )
 from ambi_rl.codec.kernel.syntax import code_split, neighbour_energy
 from ambi_rl.codec.strategists.estimate import rank_strategies, refine_ranking
-from ambi_rl.codec.strategists.lookahead import LEAF, QUARTERS, look_ahead
+from ambi_rl.codec.strategists.lookahead import LEAF, QUARTERS
 
 GENERAL_FEATURES = 49
 """Features before the one for each strategy."""
@@ -125,7 +124,8 @@ def _outlook_features(p: Picture, s: Work, at: int, y: int, x: int, log2: int) -
     s.observation[at + 2] = 8 * (leaf - quarters) / (leaf + quarters + 4)
     s.observation[at + 3] = 8 * (own - quarters) / (own + quarters + 4)
     if level == 0:
-        s.observation[at + 1 : at + 4] = 0.0
+        for k in range(1, 4):
+            s.observation[at + k] = 0.0
 
 
 @kernel
@@ -133,11 +133,9 @@ def observe(p: Picture, s: Work, c: Constants, m: Model, y: int, x: int, log2: i
     """Fill `s.observation` for the node at pixel (y, x); return the strategy of least estimated cost.
 
     All features are of order one: logarithms of magnitudes relative to the quantizer step, flags and
-    fractions. The last S features are the strategies' estimated costs above the cheapest. The first call for
-    a picture looks ahead at all of it.
+    fractions. The last S features are the strategies' estimated costs above the cheapest. `look_ahead` must
+    have been called for the picture.
     """
-    if p.state.control[LOOKED] == 0:
-        look_ahead(p, s, c)
     out = s.observation
     size = 1 << log2
     delta = p.state.control[STEP] / 64

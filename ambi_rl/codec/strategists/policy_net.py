@@ -54,7 +54,8 @@ def _layer(
     """One fully connected layer whose matrix starts at `at`; return where the next one starts."""
     bias = at + width * count
     out = outputs[:count]
-    out[:] = weights[bias : bias + count]
+    for k in range(count):  # Not a slice: its length check would bring in string formatting.
+        out[k] = weights[bias + k]
     for i in range(width):
         row = weights[at + i * count : at + (i + 1) * count]
         value = inputs[i]
