@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -180,7 +181,8 @@ class BlockCodingBatch:
         self._chromas = np.full(batch, AUTO_CHROMA, np.int32)
         workers = max(1, min(threads or os.cpu_count() or 1, batch))
         self._work = [self._context.work() for _ in range(workers)]
-        bounds = np.linspace(0, batch, workers + 1).astype(int)
+        # More ranges than threads: pictures differ in what they cost, and who is done takes the next range.
+        bounds = np.linspace(0, batch, min(batch, 4 * workers) + 1).astype(int)
         self._ranges = list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
         self._pool = ThreadPoolExecutor(workers - 1) if workers > 1 else None
         self._new: list[int] = []
@@ -235,7 +237,7 @@ class BlockCodingBatch:
         new, self._new = self._new, []
 
         def look(worker: int, first: int, last: int) -> None:
-            for index in new[worker :: len(self._ranges)]:
+            for index in new[first:last]:
                 _look_ahead_at(self._picture, self._work[worker], constants, index)
 
         def run(worker: int, first: int, last: int) -> None:
@@ -244,8 +246,8 @@ class BlockCodingBatch:
             )
 
         if new:
-            self._on_all_cores(look)
-        self._on_all_cores(run)
+            self._on_all_cores(look, [(i, i + 1) for i in range(len(new))])
+        self._on_all_cores(run, self._ranges)
 
     def step(
         self,
@@ -278,15 +280,29 @@ class BlockCodingBatch:
                 self.done,
             )
 
-        self._on_all_cores(run)
+        self._on_all_cores(run, self._ranges)
 
-    def _on_all_cores(self, run: Callable[[int, int, int], None]) -> None:
-        # Compiled code releases the GIL, so plain threads share the batch; the caller's thread takes a part.
+    def _on_all_cores(
+        self, run: Callable[[int, int, int], None], ranges: Sequence[tuple[int, int]]
+    ) -> None:
+        """Call run(worker, first, last) for every range, on all threads, in no particular order."""
+        # Compiled code releases the GIL, so plain threads share the work; the caller's thread takes part.
+        remaining = iter(ranges)
+        lock = Lock()
+
+        def work(worker: int) -> None:
+            while True:
+                with lock:
+                    chosen = next(remaining, None)
+                if chosen is None:
+                    return
+                run(worker, *chosen)
+
+        helpers = 0 if self._pool is None else min(len(self._work), len(ranges)) - 1
         pending: list[Future[None]] = []
         if self._pool is not None:
-            for worker in range(1, len(self._ranges)):
-                pending.append(self._pool.submit(run, worker, *self._ranges[worker]))
-        run(0, *self._ranges[0])
+            pending = [self._pool.submit(work, worker) for worker in range(1, helpers + 1)]
+        work(0)
         for future in pending:
             future.result()
 
@@ -321,4 +337,3 @@ class BlockCodingBatch:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
-            self._ranges = [(0, self.batch)]
