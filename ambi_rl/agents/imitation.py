@@ -349,5 +349,5 @@ def _validate(policy: Any, check: _Tensors, num_decisions: int, masked: bool) ->
         split_accuracy=float((split == ~leaf).float().mean()),
         offset_accuracy=float((second[leaf].argmax(dim=1) == check.offsets[leaf]).float().mean()),
         loss=float(nn.functional.cross_entropy(first, check.decisions)),
-        value_correlation=float(torch.corrcoef(pair)[0, 1]),
+        value_correlation=float(torch.corrcoef(pair)[0, 1]) if len(values) > 1 else 0.0,
     )
