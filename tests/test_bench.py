@@ -220,7 +220,8 @@ def test_script_prints_a_table_and_writes_curves(folder: Path, tmp_path: Path) -
     assert len(document["pictures"]["p1.png"]) == 2
     rates = [c["results"]["bpp"] for c in document["mean"]]
     expected = mean_curves(dataset_curves([jpeg(), webp()], pictures(folder)))
-    assert np.allclose(rates, [c.bpp for c in expected.values()])
+    for found, curve in zip(rates, expected.values(), strict=True):
+        assert np.allclose(found, curve.bpp)
 
 
 def test_script_reports_a_mistake_in_one_line(tmp_path: Path) -> None:
