@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import ambi_rl
 from ambi_rl.codec import bundle as bundle_module
 from ambi_rl.codec import tables
 from ambi_rl.codec.bundle import Bundle, make_manifest
+from ambi_rl.codec.context import context_of
 from ambi_rl.codec.entropy.model import untrained
 
 PHOTOGRAPHS = Path(ambi_rl.__file__).parent / "data" / "photographs"
@@ -46,6 +49,18 @@ def make_policy(outputs: int, features: int = 7, hidden: int = 5) -> dict[str, n
         "b2": (outputs,),
     }
     return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+@pytest.fixture(scope="session")
+def random_policy() -> Callable[[Bundle], Bundle]:
+    """Gives a bundle a random policy that splits, predicts and offsets in all ways."""
+
+    def give(bundle: Bundle) -> Bundle:
+        features = context_of(replace(bundle, policy={})).observation_size
+        outputs = 1 + len(bundle.strategies) + len(bundle.offsets)
+        return replace(bundle, policy=make_policy(outputs, features, hidden=12))
+
+    return give
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import math
-from dataclasses import replace
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -31,7 +31,6 @@ from ambi_rl.bench.draw import (
     legend,
 )
 from ambi_rl.codec.bundle import Bundle, save_bundle
-from ambi_rl.codec.context import context_of
 from ambi_rl.codec.frame import Decision
 from ambi_rl.errors import UsageError
 
@@ -168,21 +167,14 @@ def test_comparing_measures_every_codec(default_bundle: Bundle, small: demo.Phot
     assert told[0] == f"fixed, {small.name}, quality 30"
 
 
-def with_random_policy(bundle: Bundle) -> Bundle:
-    features = context_of(bundle).observation_size
-    outputs = 1 + len(bundle.strategies) + len(bundle.offsets)
-    shapes = {"mean": (features,), "scale": (features,), "w0": (4, features), "b0": (4,)}
-    shapes |= {"w1": (4, 4), "b1": (4,), "w2": (outputs, 4 + features), "b2": (outputs,)}
-    rng = np.random.default_rng(0)
-    policy = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
-    return replace(bundle, policy=policy)
-
-
 def test_figure_and_verification(
-    default_bundle: Bundle, small: demo.Photograph, tmp_path: Path
+    default_bundle: Bundle,
+    small: demo.Photograph,
+    tmp_path: Path,
+    random_policy: Callable[[Bundle], Bundle],
 ) -> None:
     path = tmp_path / "random.ambic"
-    save_bundle(with_random_policy(default_bundle), path)
+    save_bundle(random_policy(default_bundle), path)
     ours, _ = demo.demo_codecs(path)
     image = demo.decision_figure(ours, small)
     assert image.width > 2 * 2 * small.image.width

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,6 @@ from stable_baselines3.common.env_checker import check_env as check_sb3
 
 from ambi_rl.agents.imitation import decision_sequence
 from ambi_rl.codec.bundle import Bundle, default_bundle
-from ambi_rl.codec.context import context_of
 from ambi_rl.codec.frame import encode_frame
 from ambi_rl.codec.process import BlockCodingBatch
 from ambi_rl.codec.strategists import Strategist, by_name
@@ -22,25 +22,6 @@ from ambi_rl.envs.sb3 import BlockCodingVecEnv
 from ambi_rl.errors import ConfigError, UsageError
 
 SIZE = 32
-
-
-def random_policy(bundle: Bundle, hidden: int = 12, seed: int = 0) -> Bundle:
-    """The bundle with a random policy that splits, predicts and offsets in all ways."""
-    features = context_of(replace(bundle, policy={})).observation_size
-    outputs = 1 + len(bundle.strategies) + len(bundle.offsets)
-    rng = np.random.default_rng(seed)
-    shapes = {
-        "mean": (features,),
-        "scale": (features,),
-        "w0": (hidden, features),
-        "b0": (hidden,),
-        "w1": (hidden, hidden),
-        "b1": (hidden,),
-        "w2": (outputs, hidden + features),
-        "b2": (outputs,),
-    }
-    policy = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    return replace(bundle, policy=policy)
 
 
 def random_action(masks: np.ndarray, decisions: int, rng: np.random.Generator) -> np.ndarray:
@@ -205,7 +186,9 @@ def test_weights_move_the_reward() -> None:
 
 
 @pytest.mark.parametrize("name", ["fixed", "policy"])
-def test_an_episode_costs_what_the_encoder_spends(name: str) -> None:
+def test_an_episode_costs_what_the_encoder_spends(
+    name: str, random_policy: Callable[[Bundle], Bundle]
+) -> None:
     bundle = default_bundle()
     if name == "policy":
         bundle = random_policy(bundle)
