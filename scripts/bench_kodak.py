@@ -38,6 +38,9 @@ def main(
     ] = "jpeg,jpeg444,webp,avif",
     peers_only: Annotated[bool, typer.Option("--peers-only", help="Leave ambi out.")] = False,
     every: Annotated[int, typer.Option(help="Take every n-th picture.")] = 1,
+    against: Annotated[
+        str | None, typer.Option(help="Codec to compare with, as the table names it: 'ambi fixed'.")
+    ] = None,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, help="Processes; seconds are truest with 1.")
     ] = 2,
@@ -64,6 +67,12 @@ def main(
     anchor = codecs[0].name
     codecs += [ambi_codec(effort=value, bundle=bundle) for value in efforts]
     codecs += [ambi_codec(strategist=value, bundle=bundle) for value in strategists]
+    if against is not None:
+        if against not in (known := [codec.name for codec in codecs]):
+            raise UsageError(
+                f"--against: {against!r} is not measured; there are {', '.join(known)}"
+            )
+        anchor = against
     paths = pictures(folder, every=every)
 
     console = Console()

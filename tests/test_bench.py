@@ -224,6 +224,13 @@ def test_script_prints_a_table_and_writes_curves(folder: Path, tmp_path: Path) -
         assert np.allclose(found, curve.bpp)
 
 
+def test_script_refuses_to_compare_with_what_it_does_not_measure(folder: Path) -> None:
+    command = [sys.executable, str(SCRIPT), str(folder), "--peers-only", "--against", "ambi fixed"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "'ambi fixed' is not measured" in done.stderr
+
+
 def test_script_reports_a_mistake_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), str(tmp_path / "none"), "--peers-only"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
