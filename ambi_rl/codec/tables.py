@@ -135,6 +135,17 @@ SQUASH = _squash()
 STRETCH = _stretch()
 COST = _cost()
 
+# Dependent quantization (ITU-T H.266, 8.7.3, here with eight states): the state a level is coded in says
+# which of two quantizers it belongs to, and the level's parity leads to the next state. The trellis is the
+# eight-state one of JPEG 2000 (ITU-T T.801, annex D), which is Ungerboeck's.
+NUM_STATES = 8
+NEXT_STATE = np.array(
+    [[0, 1], [3, 2], [5, 4], [6, 7], [1, 0], [2, 3], [4, 5], [7, 6]], dtype=np.int32
+)
+"""int32 [8, 2]: the state after a level, by the state it is in and the level's parity."""
+QUANTIZER = np.array([0, 1, 0, 1, 0, 1, 0, 1], dtype=np.int32)
+"""int32 [8]: quantizer 0 holds the even multiples of the step, quantizer 1 the odd ones and zero."""
+
 COUNT_LIMIT = 1023
 ADAPTATION = np.array([round(65536 / (n + 1.6)) for n in range(COUNT_LIMIT + 1)], dtype=np.int32)
 """int32 [1024]: step towards the coded bit, in 1/65536, after n observations."""

@@ -24,20 +24,21 @@ def _counters(size: int) -> int:
     return start
 
 
-LEVEL_0 = _counters(2 * SIZES * BINS * 32)
-LEVEL_1 = _counters(2 * BINS * SIZES * 16)
+LEVEL_0 = _counters(2 * 2 * SIZES * BINS * 32)
+LEVEL_1 = _counters(2 * 2 * BINS * SIZES * 16)
 LEVEL_2 = _counters(2 * BINS * 256)
 LEVEL_3 = _counters(3 * BINS * 8 * 8 * 4)
 LEVEL_4 = _counters(2 * BINS * 6 * SIZES * 16)
 LEVEL_5 = _counters(2 * BINS * 16 * 16)
 LEVEL_6 = _counters(3 * BINS * 1024)
 LEVEL_7 = _counters(2 * BINS * 8 * 8 * SIZES)
+LEVEL_8 = _counters(2 * 2 * BINS * SIZES * 16 * 8)
 CODED_0 = _counters(3 * SIZES * 16)
 CODED_1 = _counters(3 * 4 * 64)
 CODED_2 = _counters(3 * SIZES * 16)
 LAST_0 = _counters(2 * SIZES * 16 * 16)
-LAST_1 = _counters(3 * SIZES * 16 * 8 * 2)
-LAST_2 = _counters(2 * SIZES * 16 * 6 * 16)
+LAST_1 = _counters(3 * SIZES * 8 * 16)
+LAST_2 = _counters(2 * SIZES * 6 * 16)
 LAST_BITS_0 = _counters(2 * SIZES * 16 * 16)
 LAST_BITS_1 = _counters(SIZES * 16 * 16 * 2)
 GOLOMB = _counters(2 * (MAX_GOLOMB_PREFIX + 1))
@@ -58,7 +59,7 @@ CHROMA_2 = _counters(9 * 4 * 4)
 NUM_COUNTERS = _cursor
 
 _cursor = 0
-MIX_LEVEL_0 = _counters(2 * BINS * SIZES)
+MIX_LEVEL_0 = _counters(2 * 2 * BINS * SIZES)
 MIX_LEVEL_1 = _counters(2 * BINS * 16)
 MIX_CODED = _counters(3 * SIZES)
 MIX_LAST = _counters(2 * SIZES * 2)

@@ -58,6 +58,8 @@ SAME, FROM_LUMA, CHROMA_PLANAR, CHROMA_DC = range(4)
 """Chroma strategies: luma's predictor, chroma-from-luma, planar, DC."""
 
 _SIDE = tables.SUPERBLOCK
+_DEPENDENT_SCALE = 36
+"""Spacing with dependent quantization relative to the plain quantizer of equal distortion, in 1/64."""
 _OFFSET_HALF = tables.OFFSET_SCALE // 2
 
 
@@ -70,13 +72,16 @@ def lambda_of(p: Picture, c: Constants) -> float:
 
 @kernel
 def block_step(p: Picture, c: Constants, plane: int, offset: int) -> int:
-    """Quantizer step of a block's plane in 1/64 code value, at least 1."""
+    """Spacing of a block's reconstruction levels in a plane, in 1/64 code value, at least 1.
+
+    Each of the two quantizers has twice this spacing.
+    """
     step = (
         int(p.state.control[STEP]) * int(c.multipliers[offset]) + _OFFSET_HALF
     ) // tables.OFFSET_SCALE
     if plane > 0:
         step = (step * int(c.chroma_scale[plane - 1]) + 32) // 64
-    return max(step, 1)
+    return max((step * _DEPENDENT_SCALE + 32) // 64, 1)
 
 
 @kernel
@@ -111,27 +116,40 @@ def transform_residual(s: Work, c: Constants, plane: int, size: int) -> None:
 
 
 @kernel
-def _dequantize(s: Work, plane: int, size: int, step: int) -> tuple[int, int]:
-    """coefficients = levels · step, clamped; return the rows and columns that are not all zero."""
-    rows = 0
-    cols = 0
+def _dequantize(
+    s: Work, c: Constants, plane: int, size: int, step: int, last: int
+) -> tuple[int, int]:
+    """coefficients = what the levels stand for, clamped; return the rows and columns not all zero."""
     for i in range(size):
         for j in range(size):
-            level = int(s.levels[plane, i, j])
-            s.coefficients[i, j] = min(max(level * step, -COEFFICIENT_MAX), COEFFICIENT_MAX)
-            if level != 0:
-                rows = i + 1
-                cols = max(cols, j + 1)
+            s.coefficients[i, j] = 0
+    scan = c.scans[size_index(size)]
+    rows = 0
+    cols = 0
+    state = 0
+    for position in range(last, -1, -1):
+        row = int(scan[position]) // _SIDE
+        col = int(scan[position]) % _SIDE
+        level = int(s.levels[plane, row, col])
+        if level != 0:
+            value = 2 * level
+            if tables.QUANTIZER[state] == 1:
+                value -= 1 if level > 0 else -1
+            s.coefficients[row, col] = min(max(value * step, -COEFFICIENT_MAX), COEFFICIENT_MAX)
+            rows = max(rows, row + 1)
+            cols = max(cols, col + 1)
+        state = int(tables.NEXT_STATE[state, level & 1])
     return rows, cols
 
 
 @kernel
 def _reconstruct(
-    p: Picture, s: Work, c: Constants, plane: int, y: int, x: int, size: int, step: int, coded: bool
+    p: Picture, s: Work, c: Constants, plane: int, y: int, x: int, size: int, step: int, last: int
 ) -> None:
-    """decoded = prediction + inverse transform of the levels."""
+    """decoded = prediction + inverse transform of the levels up to scan position `last`, −1 for none."""
+    coded = last >= 0
     if coded:
-        rows, cols = _dequantize(s, plane, size, step)
+        rows, cols = _dequantize(s, c, plane, size, step, last)
         index = basis_index(plane, size)
         inverse(
             c.transforms[index],
@@ -206,7 +224,7 @@ def _code_plane(
     for i in range(size >> 2):
         for j in range(size >> 2):
             p.maps[ENERGY + plane, (y >> 2) + i, (x >> 2) + j] = kind
-    _reconstruct(p, s, c, plane, y, x, size, step, coded)
+    _reconstruct(p, s, c, plane, y, x, size, step, last if coded else -1)
     return coded
 
 

@@ -1,15 +1,37 @@
-"""Rate-distortion-optimized quantization with the entropy model's own, current costs (encoder only)."""
+"""Choice of the levels: a trellis over dependent quantization, with the entropy model's rates (encoder only).
+
+Every level belongs to one of two quantizers, as the levels before it say (`tables.NEXT_STATE`); together
+they pack the space of coefficients more densely than one scalar quantizer. The best sequence of levels is
+found with the Viterbi algorithm: Schwarz et al., "Hybrid video coding with trellis-coded quantization", 2019.
+"""
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from ambi_rl.codec import tables
+from ambi_rl.codec.entropy import layout
 from ambi_rl.codec.entropy.coder import Model
 from ambi_rl.codec.jit import kernel
-from ambi_rl.codec.kernel.state import Constants, Work
-from ambi_rl.codec.kernel.syntax import last_costs, level_contexts, magnitude_costs, size_index
+from ambi_rl.codec.kernel.state import PATH_ROW, Constants, Work
+from ambi_rl.codec.kernel.syntax import (
+    diagonal_class,
+    joint_context,
+    last_costs,
+    magnitude_class,
+    magnitude_cost,
+    size_index,
+)
 
 _SIDE = tables.SUPERBLOCK
-_CHOSEN, _ZEROED, _NONZERO, _WORK = 0, 1, 2, 3
+_STATES = tables.NUM_STATES
+_PATH = 3 * PATH_ROW
+_LARGEST = 63
+"""Magnitudes above this are all the same to the contexts."""
+_INFINITE = 1e300
+_FRESH = _STATES
+"""Predecessor of a path that starts: everything before it is zero and not coded."""
 
 
 @kernel
@@ -18,6 +40,192 @@ def clear_levels(s: Work, plane: int, size: int) -> None:
     for i in range(size + 3):
         for j in range(size + 3):
             s.levels[plane, i, j] = 0
+
+
+@kernel
+def _neighbourhood(path: npt.NDArray[np.int8], diagonal: int, row: int) -> int:
+    """Class of the five nearest known levels of a path, as `level_contexts` has it."""
+    one = (diagonal + 1) % 3 * PATH_ROW + row
+    two = (diagonal + 2) % 3 * PATH_ROW + row
+    near = int(path[one]) + int(path[one + 1])
+    near += int(path[two]) + int(path[two + 1]) + int(path[two + 2])
+    return magnitude_class(near)
+
+
+@kernel
+def _lower_level(value: int, step: int, quantizer: int) -> int:
+    """The largest level whose reconstruction does not exceed `value`."""
+    return value // (2 * step) if quantizer == 0 else (value // step + 1) // 2
+
+
+@kernel
+def reconstruction(level: int, quantizer: int, step: int) -> int:
+    """What a magnitude stands for."""
+    return (2 * level - (quantizer if level > 0 else 0)) * step
+
+
+@kernel
+def _extend(
+    s: Work,
+    turn: int,
+    position: int,
+    state: int,
+    previous: int,
+    level: int,
+    cost: float,
+) -> None:
+    """Let a path take a level if that is the best way yet to the state it leads to."""
+    following = int(tables.NEXT_STATE[state, level & 1])
+    if cost < s.path_costs[1 - turn, following]:
+        s.path_costs[1 - turn, following] = cost
+        s.trellis[position, following] = level * 16 + previous
+
+
+@kernel
+def _carry_paths(s: Work, turn: int, position: int, diagonal: int, row: int) -> None:
+    """Give each surviving path the recent levels of its predecessor, and its new one."""
+    here = diagonal % 3 * PATH_ROW + row
+    for state in range(_STATES):
+        if s.path_costs[1 - turn, state] == _INFINITE:
+            continue
+        choice = int(s.trellis[position, state])
+        path = s.paths[1 - turn, state]
+        if choice % 16 == _FRESH:
+            for i in range(_PATH):
+                path[i] = 0
+        else:
+            old = s.paths[turn, choice % 16]
+            for i in range(_PATH):
+                path[i] = old[i]
+        path[here] = min(choice // 16, _LARGEST)
+
+
+@kernel
+def _step_paths(
+    s: Work,
+    m: Model,
+    turn: int,
+    position: int,
+    value: int,
+    step: int,
+    lagrangian: float,
+    kind: int,
+    row: int,
+    col: int,
+    size: int,
+) -> None:
+    """Extend every path by its candidate levels for a coefficient of magnitude `value`.
+
+    A path's cost is relative to coding all coefficients as zeros without a bit.
+
+    Args:
+        s: Work.
+        m: The entropy model, not changed.
+        turn: Which half of `s.paths` is the present.
+        position: Scan position.
+        value: Magnitude of the coefficient.
+        step: Spacing of the reconstruction levels.
+        lagrangian: λ.
+        kind: Chroma and size, see `joint_context`, for quantizer 0.
+        row: Vertical frequency.
+        col: Horizontal frequency.
+        size: Side of the block.
+    """
+    diagonal = row + col
+    coarse = diagonal_class(diagonal, size)
+    for state in range(_STATES):
+        cost = s.path_costs[turn, state]
+        if cost == _INFINITE:
+            continue
+        quantizer = int(tables.QUANTIZER[state])
+        near = _neighbourhood(s.paths[turn, state], diagonal, row)
+        where = joint_context(quantizer * 2 * layout.SIZES + kind, near, coarse)
+        low = _lower_level(value, step, quantizer)
+        if low <= 2:
+            bits = magnitude_cost(m, where, 0, 0)
+            _extend(s, turn, position, state, state, 0, cost + lagrangian * bits)
+        for level in range(max(low, 1), low + 2):
+            miss = float(reconstruction(level, quantizer, step) - value)
+            # The upper neighbour of a small coefficient is never worth its bits.
+            if 2 * miss > 3 * step:
+                continue
+            gain = float(value) * value - miss * miss
+            bits = magnitude_cost(m, where, 0, level)
+            _extend(s, turn, position, state, state, level, cost - gain + lagrangian * bits)
+
+
+@kernel
+def _start_path(
+    s: Work,
+    m: Model,
+    turn: int,
+    position: int,
+    value: int,
+    step: int,
+    lagrangian: float,
+    kind: int,
+    diagonal: int,
+    size: int,
+) -> None:
+    """Let a path begin with the coefficient at `position`: the last level that is coded."""
+    where = joint_context(kind, 0, diagonal_class(diagonal, size))
+    length = 0
+    while ((position + 1) >> (length + 1)) > 0:
+        length += 1
+    low = max(_lower_level(value, step, 0), 1)
+    for level in range(low, low + 2):
+        miss = float(reconstruction(level, 0, step) - value)
+        bits = s.costs[length] + magnitude_cost(m, where, 1, level)
+        gain = float(value) * value - miss * miss
+        _extend(s, turn, position, 0, _FRESH, level, lagrangian * bits - gain)
+
+
+@kernel
+def _clear_diagonal(s: Work, turn: int, diagonal: int) -> None:
+    """Forget a diagonal whose place the next one takes."""
+    slot = diagonal % 3 * PATH_ROW
+    for state in range(_STATES):
+        path = s.paths[turn, state]
+        for i in range(PATH_ROW):
+            path[slot + i] = 0
+
+
+@kernel
+def _trace_back(
+    s: Work,
+    scan: npt.NDArray[np.int32],
+    plane: int,
+    step: int,
+    start: int,
+    turn: int,
+    total: float,
+    lagrangian: float,
+) -> tuple[int, float, float]:
+    """Write the levels of the best path; return what `quantize` does."""
+    state = 0
+    for other in range(1, _STATES):
+        if s.path_costs[turn, other] < s.path_costs[turn, state]:
+            state = other
+    cost = s.path_costs[turn, state]
+    if cost >= 0:
+        return -1, total, 0.0
+    distortion = total
+    for position in range(start + 1):
+        choice = int(s.trellis[position, state])
+        level = choice // 16
+        previous = choice % 16
+        if level > 0:
+            row = int(scan[position]) // _SIDE
+            col = int(scan[position]) % _SIDE
+            value = int(s.coefficients[row, col])
+            s.levels[plane, row, col] = level if value >= 0 else -level
+            quantizer = 0 if previous == _FRESH else int(tables.QUANTIZER[previous])
+            miss = float(reconstruction(level, quantizer, step) - abs(value))
+            distortion += miss * miss - float(value) * value
+        if previous == _FRESH:
+            return position, distortion, (total + cost - distortion) / lagrangian
+        state = previous
+    return -1, total, 0.0
 
 
 @kernel
@@ -33,9 +241,10 @@ def quantize(
     group: int,
     step_context: int,
 ) -> tuple[int, float, float]:
-    """Choose the levels of `s.coefficients` that minimise distortion + λ·rate, greedily in coding order.
+    """Choose the levels of `s.coefficients` that minimise distortion + λ·rate, the last position included.
 
-    Each level is the nearest, the next towards zero, or zero; then the best last position is taken.
+    Rates of levels are those of one joint context, not the mixed ones: a path's contexts depend on its own
+    levels, and asking the whole model for each of them would take minutes.
 
     Args:
         s: Work; the levels go to `s.levels[plane]`.
@@ -43,7 +252,7 @@ def quantize(
         m: The entropy model, not changed.
         plane: 0…2.
         size: Side of the block.
-        step: Quantizer step in 1/64 code value.
+        step: Spacing of the reconstruction levels in 1/64 code value.
         lagrangian: λ in squared units of 1/64 code value for one bit, divided by the plane's weight.
         energy: Context, see `neighbour_energy`.
         group: Context, direction of the prediction.
@@ -54,9 +263,7 @@ def quantize(
         value, and the estimated bits of levels and last position (0 if none).
     """
     scan = c.scans[size_index(size)]
-    area = size * size
     clear_levels(s, plane, size)
-    levels = s.levels[plane]
     total = 0.0
     largest = 0
     for i in range(size):
@@ -66,75 +273,34 @@ def quantize(
             energy_of_row += value * value
             largest = max(largest, abs(value))
         total += energy_of_row
-    if 2 * largest < step:
+    # A path starts in quantizer 0 with a level that is not zero, so at least as far as 2·step is near.
+    if largest <= step:
         return -1, total, 0.0
-    start = area - 1
+    start = size * size - 1
     while True:
         cell = int(scan[start])
-        if 2 * abs(int(s.coefficients[cell // _SIDE, cell % _SIDE])) >= step:
+        if abs(int(s.coefficients[cell // _SIDE, cell % _SIDE])) > step:
             break
         start -= 1
-    # `tail` is the distortion of what lies after the position at hand, if all of it is zero.
-    tail = total
-    for position in range(start + 1):
-        cell = int(scan[position])
-        value = int(s.coefficients[cell // _SIDE, cell % _SIDE])
-        s.costs[_ZEROED, position] = float(value * value)
-        tail -= s.costs[_ZEROED, position]
-    costs = s.costs[_WORK]
-    coded = 0.0
+    last_costs(m, plane, size, energy, group, step_context, s.costs)
+    kind = (1 if plane > 0 else 0) * layout.SIZES + size_index(size)
+    turn = 0
+    for state in range(_STATES):
+        s.path_costs[0, state] = _INFINITE
+    previous = -1
     for position in range(start, -1, -1):
         cell = int(scan[position])
         row = cell // _SIDE
         col = cell % _SIDE
-        value = int(s.coefficients[row, col])
-        key = level_contexts(
-            m, s.levels, plane, size, row, col, energy, group, step_context, start - position
-        )
-        nearest = (2 * abs(value) + step) // (2 * step)
-        low = max(nearest - 1, 1)
-        magnitude_costs(m, key, low, costs)
-        best = 0
-        best_cost = s.costs[_ZEROED, position] + lagrangian * costs[0]
-        nonzero = costs[3]
-        if nearest > 2:
-            best_cost = 1e300
-        if nearest >= 1:
-            for candidate in range(low, nearest + 1):
-                miss = float(abs(value) - candidate * step)
-                cost = miss * miss + lagrangian * costs[1 + candidate - low]
-                if cost < best_cost:
-                    best_cost = cost
-                    best = candidate
-        levels[row, col] = best if value >= 0 else -best
-        s.costs[_CHOSEN, position] = best_cost
-        s.costs[_NONZERO, position] = lagrangian * nonzero
-        coded += best_cost
-    last_costs(m, plane, size, energy, group, step_context, costs)
-    best_last = -1
-    best_total = total
-    for position in range(start, -1, -1):
-        cell = int(scan[position])
-        if levels[cell // _SIDE, cell % _SIDE] != 0:
-            length = 0
-            while ((position + 1) >> (length + 1)) > 0:
-                length += 1
-            cost = tail + coded - s.costs[_NONZERO, position] + lagrangian * costs[length]
-            if cost < best_total:
-                best_total = cost
-                best_last = position
-        coded -= s.costs[_CHOSEN, position]
-        tail += s.costs[_ZEROED, position]
-    distortion = total
-    for position in range(start, -1, -1):
-        cell = int(scan[position])
-        row = cell // _SIDE
-        col = cell % _SIDE
-        if position > best_last:
-            levels[row, col] = 0
-        else:
-            miss = float(abs(int(s.coefficients[row, col])) - abs(int(levels[row, col])) * step)
-            distortion += miss * miss - s.costs[_ZEROED, position]
-    if best_last < 0:
-        return -1, total, 0.0
-    return best_last, distortion, (best_total - distortion) / lagrangian
+        if row + col != previous:
+            previous = row + col
+            _clear_diagonal(s, turn, previous)
+        for state in range(_STATES):
+            s.path_costs[1 - turn, state] = _INFINITE
+        value = abs(int(s.coefficients[row, col]))
+        _step_paths(s, m, turn, position, value, step, lagrangian, kind, row, col, size)
+        if value > step:
+            _start_path(s, m, turn, position, value, step, lagrangian, kind, row + col, size)
+        _carry_paths(s, turn, position, row + col, row)
+        turn = 1 - turn
+    return _trace_back(s, scan, plane, step, start, turn, total, lagrangian)

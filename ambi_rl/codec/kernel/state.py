@@ -19,6 +19,7 @@ F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
 I16 = npt.NDArray[np.int16]
+I8 = npt.NDArray[np.int8]
 U8 = npt.NDArray[np.uint8]
 
 # Fields of State.control (int64).
@@ -51,6 +52,8 @@ DISTORTION_WEIGHTS = np.array([1.0, 3.26 / 3, 2.475 / 3])
 """Squared error of Y, Cb, Cr in units of mean RGB squared error (columns of the YCbCr→RGB matrix)."""
 
 _SIDE = tables.SUPERBLOCK
+PATH_ROW = _SIDE + 4
+"""Entries that a path of the trellis keeps of each of the last three diagonals."""
 _UNITS = tables.SUPERBLOCK // 4
 
 STATE = np.dtype(
@@ -68,7 +71,10 @@ WORK = np.dtype(
     [
         ("index", np.int64, (MAX_INPUTS,)),
         ("logits", np.int64, (MAX_INPUTS + 2,)),
-        ("costs", np.float64, (4, _SIDE * _SIDE)),
+        ("costs", np.float64, (2 * layout.MAX_STRATEGIES,)),
+        ("trellis", np.int32, (_SIDE * _SIDE, tables.NUM_STATES)),
+        ("path_costs", np.float64, (2, tables.NUM_STATES)),
+        ("paths", np.int8, (2, tables.NUM_STATES, 3 * PATH_ROW)),
         ("satd", np.float64, (layout.MAX_STRATEGIES,)),
         ("order", np.int64, (layout.MAX_STRATEGIES,)),
         ("refined", np.float64, (layout.MAX_STRATEGIES,)),
@@ -137,6 +143,9 @@ class Work(Protocol):
     index: I64
     logits: I64
     costs: F64
+    trellis: I32
+    path_costs: F64
+    paths: I8
     satd: F64
     order: I64
     refined: F64

@@ -318,6 +318,7 @@ def level_contexts(
     group: int,
     step: int,
     remaining: int,
+    quantizer: int,
 ) -> int:
     """Set the contexts of the level at (row, col) for its first bin; return a key for `level_bin`.
 
@@ -333,6 +334,7 @@ def level_contexts(
         group: Coarse direction of the prediction, 0…5.
         step: `step_class`.
         remaining: Scan positions between this level and the last one.
+        quantizer: 0 or 1, see `tables.QUANTIZER`.
     """
     own = levels[plane]
     chroma = 1 if plane > 0 else 0
@@ -346,22 +348,19 @@ def level_contexts(
     wide = near + abs(int(own[row, col + 3])) + abs(int(own[row + 3, col]))
     wide += abs(int(own[row + 1, col + 2])) + abs(int(own[row + 2, col + 1]))
     wide_class = wide if wide < 8 else min(8 + (wide - 8) // 4, 15)
-    near_class = near if near < 10 else min(10 + (near - 10) // 4, 15)
+    near_class = magnitude_class(near)
     few = min(near, 3)
     diagonal = row + col
+    coarse = diagonal_class(diagonal, size)
     if size == 4:
         place = row * 4 + col
-        coarse = min(diagonal, 7)
-    elif size == 32:
-        place = min(diagonal >> 1, 31)
-        coarse = min(diagonal if diagonal < 3 else 3 + (diagonal - 3) // 6, 7)
     else:
-        place = min(diagonal, 31)
-        coarse = min(diagonal if diagonal < 3 else 3 + (diagonal - 3) // (2 if size == 8 else 4), 7)
+        place = min(diagonal >> 1 if size == 32 else diagonal, 31)
     row_class = row if row < 2 else (2 if row < 4 else 3)
     col_class = col if col < 2 else (2 if col < 4 else 3)
-    m.work.index[0] = layout.LEVEL_0 + ((chroma * _S + index) * 32 + place) * _B
-    m.work.index[1] = layout.LEVEL_1 + ((chroma * _S + index) * 16 + near_class) * _B
+    kind = (quantizer * 2 + chroma) * _S + index
+    m.work.index[0] = layout.LEVEL_0 + (kind * 32 + place) * _B
+    m.work.index[1] = layout.LEVEL_1 + (kind * 16 + near_class) * _B
     m.work.index[2] = (
         layout.LEVEL_2
         + (
@@ -396,12 +395,40 @@ def level_contexts(
         layout.LEVEL_7
         + (((chroma * 8 + min(max(right, max(below, across)), 7)) * 8 + coarse) * _S + index) * _B
     )
-    return (chroma * 16 + near_class) * _S + index
+    m.work.index[8] = joint_context(kind, near_class, coarse)
+    return kind * 16 + near_class
 
 
 @kernel
-def level_bin(m: Model, key: int, shown: int, wanted: int, bit: int, only_predict: bool) -> int:
-    """Code the bin "level > wanted", or return its probability.
+def magnitude_class(near: int) -> int:
+    """Class, 0…15, of a sum of neighbouring magnitudes."""
+    return near if near < 10 else min(10 + (near - 10) // 4, 15)
+
+
+@kernel
+def diagonal_class(diagonal: int, size: int) -> int:
+    """Class, 0…7, of row + column of a frequency in a block."""
+    if size == 4 or diagonal < 3:
+        return min(diagonal, 7)
+    span = 2 if size == 8 else (4 if size == 16 else 6)
+    return min(3 + (diagonal - 3) // span, 7)
+
+
+@kernel
+def joint_context(kind: int, near_class: int, coarse: int) -> int:
+    """Counter of a level's first bin in the one context that the trellis also estimates rates from.
+
+    Args:
+        kind: (quantizer·2 + chroma)·4 + size index.
+        near_class: `magnitude_class` of the five nearest known levels.
+        coarse: `diagonal_class`.
+    """
+    return layout.LEVEL_8 + ((kind * 16 + near_class) * 8 + coarse) * _B
+
+
+@kernel
+def level_bin(m: Model, key: int, shown: int, wanted: int, bit: int) -> int:
+    """Code the bin "level > wanted".
 
     Args:
         m: The model, with contexts for bin class `shown` in `m.work.index`.
@@ -409,19 +436,15 @@ def level_bin(m: Model, key: int, shown: int, wanted: int, bit: int, only_predic
         shown: Bin class that `m.work.index` points to now.
         wanted: Bin class to code; `m.work.index` is moved there.
         bit: The bit, ignored when decoding.
-        only_predict: Return the probability in 1/65536 instead of coding.
     """
     if shown != wanted:
-        for i in range(8):
+        for i in range(9):
             m.work.index[i] += wanted - shown
-    chroma_near = key // _S
-    index = key % _S
-    chroma = chroma_near // 16
-    row0 = layout.MIX_LEVEL_0 + (chroma * _S + index) * _B + wanted
-    row1 = layout.MIX_LEVEL_1 + chroma_near * _B + wanted
-    if only_predict:
-        return predict_bit(m, 8, row0, row1)
-    return code_bit(m, bit, 8, row0, row1)
+    kind = key // 16
+    chroma = (kind // _S) & 1
+    row0 = layout.MIX_LEVEL_0 + kind * _B + wanted
+    row1 = layout.MIX_LEVEL_1 + (chroma * 16 + key % 16) * _B + wanted
+    return code_bit(m, bit, 9, row0, row1)
 
 
 @kernel
@@ -432,7 +455,7 @@ def code_magnitude(m: Model, key: int, first: int, magnitude: int, plane: int) -
     more = 1
     while more and result < layout.ESCAPE:
         wanted = _bin_class(result)
-        more = level_bin(m, key, shown, wanted, 1 if magnitude > result else 0, False)
+        more = level_bin(m, key, shown, wanted, 1 if magnitude > result else 0)
         shown = wanted
         if more:
             result += 1
@@ -474,53 +497,54 @@ def code_levels(
     When decoding, `levels[plane]` must be zero on entry.
     """
     total = 0
+    state = 0
     own = levels[plane]
     for position in range(last, -1, -1):
         cell = int(scan[position])
         row = cell // _SIDE
         col = cell % _SIDE
         value = int(own[row, col])
-        key = level_contexts(m, levels, plane, size, row, col, energy, group, step, last - position)
+        key = level_contexts(
+            m,
+            levels,
+            plane,
+            size,
+            row,
+            col,
+            energy,
+            group,
+            step,
+            last - position,
+            int(tables.QUANTIZER[state]),
+        )
         magnitude = code_magnitude(m, key, 1 if position == last else 0, abs(value), plane)
         if magnitude > 0:
             negative = code_raw(m, 1 if value < 0 else 0)
             own[row, col] = -magnitude if negative else magnitude
         total += magnitude
+        state = int(tables.NEXT_STATE[state, magnitude & 1])
     return total
 
 
 @kernel
-def magnitude_costs(m: Model, key: int, low: int, costs: npt.NDArray[np.float64]) -> None:
-    """Bits of the magnitudes that quantization chooses among, without learning; signs included.
+def bin_cost(m: Model, where: int, bit: int) -> float:
+    """Bits of a bin by one counter alone."""
+    chance = (int(m.state.probs[where]) >> 18) & 4095
+    return m.tables.cost[chance if bit else 4095 - chance] / 65536
 
-    Args:
-        m: The model, with a level's contexts set.
-        key: From `level_contexts`.
-        low: At least 1.
-        costs: float64 [4], receives the bits of magnitudes 0, `low`, `low` + 1, and of "is not zero".
-    """
-    chance = level_bin(m, key, 0, 0, 0, True)
-    costs[0] = bit_cost(m, chance, 0) / 65536
-    costs[3] = bit_cost(m, chance, 1) / 65536
-    bits = costs[3] + 1.0
-    shown = 0
-    result = 1
-    while result < layout.ESCAPE and result <= low + 1:
-        wanted = _bin_class(result)
-        chance = level_bin(m, key, shown, wanted, 0, True)
-        shown = wanted
-        stop = bits + bit_cost(m, chance, 0) / 65536
-        if result == low:
-            costs[1] = stop
-        elif result == low + 1:
-            costs[2] = stop
-        bits += bit_cost(m, chance, 1) / 65536
-        result += 1
-    # The Exp-Golomb part is costed by its length.
-    if low >= layout.ESCAPE:
-        costs[1] = bits + 2 * np.log2(low - layout.ESCAPE + 1.0) + 1
-    if low + 1 >= layout.ESCAPE:
-        costs[2] = bits + 2 * np.log2(low + 2.0 - layout.ESCAPE) + 1
+
+@kernel
+def magnitude_cost(m: Model, where: int, first: int, magnitude: int) -> float:
+    """Bits of a magnitude known to be at least `first`, by the counters of `joint_context`, sign included."""
+    bits = 0.0
+    for k in range(first, min(magnitude, layout.ESCAPE)):
+        bits += bin_cost(m, where + _bin_class(k), 1)
+    if magnitude < layout.ESCAPE:
+        bits += bin_cost(m, where + _bin_class(magnitude), 0)
+    else:
+        # The Exp-Golomb part is costed by its length.
+        bits += 2 * np.log2(magnitude - layout.ESCAPE + 1.0) + 1
+    return bits + 1.0 if magnitude > 0 else bits
 
 
 @kernel

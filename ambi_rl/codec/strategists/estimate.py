@@ -78,7 +78,7 @@ def _rank_around(
         if tables.FIRST_ANGLE <= code < len(tables.PREDICTOR_NAMES):
             k = int(c.strategy_of[code])
             if k >= 0 and s.satd[k] == _UNKNOWN:
-                bits = s.costs[0, layout.MAX_STRATEGIES + k]
+                bits = s.costs[layout.MAX_STRATEGIES + k]
                 s.satd[k] = rank_strategy(p, s, c, y, x, size, stride, k, bits)
 
 
@@ -91,18 +91,18 @@ def rank_strategies(
     The estimate is SATD + √λ·bits, in 8-bit code values. Unless `fine`, the SATD is of a lattice of at most
     8x8 samples, and only every fourth direction is looked at, then those around the best two; the
     others count as bad as the worst. Leaves the node's border in `s.reference`, the strategies'
-    bits in `s.costs[0]`.
+    bits in `s.costs`.
     """
     size = 1 << log2
     stride = 1 if fine else max(size >> 3, 1)
     gather_reference(p, s, y, x, size)
-    strategy_costs(p, m, y, x, log2, s.costs[0])
+    strategy_costs(p, m, y, x, log2, s.costs)
     strategies = int(c.counts[NUM_STRATEGIES])
     for k in range(strategies):
         s.satd[k] = _UNKNOWN
         turn = int(c.strategies[k]) - tables.FIRST_ANGLE
         if fine or turn < 0 or turn % 4 == 0:
-            bits = s.costs[0, layout.MAX_STRATEGIES + k]
+            bits = s.costs[layout.MAX_STRATEGIES + k]
             s.satd[k] = rank_strategy(p, s, c, y, x, size, stride, k, bits)
     if not fine:
         for reach in (2, 1):
@@ -173,7 +173,7 @@ def refine_ranking(p: Picture, s: Work, c: Constants, y: int, x: int, log2: int)
     for i in range(count):
         k = int(s.order[i])
         levels, level_bits, error = estimate_leaf(p, s, c, y, x, log2, k)
-        cost = s.costs[0, layout.MAX_STRATEGIES + k] + level_bits + error
+        cost = s.costs[layout.MAX_STRATEGIES + k] + level_bits + error
         s.refined[i] = cost
         if i == 0 or cost < s.refined[best]:
             best = i
