@@ -17,10 +17,12 @@ from ambi_rl.codec.jit import kernel
 from ambi_rl.codec.kernel.state import PATH_ROW, Constants, Work
 from ambi_rl.codec.kernel.syntax import (
     diagonal_class,
+    energy_context,
     joint_context,
     last_costs,
     magnitude_class,
     magnitude_cost,
+    place_context,
     size_index,
 )
 
@@ -44,12 +46,12 @@ def clear_levels(s: Work, plane: int, size: int) -> None:
 
 @kernel
 def _neighbourhood(path: npt.NDArray[np.int8], diagonal: int, row: int) -> int:
-    """Class of the five nearest known levels of a path, as `level_contexts` has it."""
+    """Sum of the five nearest known levels of a path, as in `level_contexts`."""
     one = (diagonal + 1) % 3 * PATH_ROW + row
     two = (diagonal + 2) % 3 * PATH_ROW + row
     near = int(path[one]) + int(path[one + 1])
     near += int(path[two]) + int(path[two + 1]) + int(path[two + 2])
-    return magnitude_class(near)
+    return near
 
 
 @kernel
@@ -113,6 +115,8 @@ def _step_paths(
     row: int,
     col: int,
     size: int,
+    plane: int,
+    energy: int,
 ) -> None:
     """Extend every path by its candidate levels for a coefficient of magnitude `value`.
 
@@ -130,6 +134,8 @@ def _step_paths(
         row: Vertical frequency.
         col: Horizontal frequency.
         size: Side of the block.
+        plane: 0…2.
+        energy: Context, see `neighbour_energy`.
     """
     diagonal = row + col
     coarse = diagonal_class(diagonal, size)
@@ -139,10 +145,13 @@ def _step_paths(
             continue
         quantizer = int(tables.QUANTIZER[state])
         near = _neighbourhood(s.paths[turn, state], diagonal, row)
-        where = joint_context(quantizer * 2 * layout.SIZES + kind, near, coarse)
+        own = quantizer * 2 * layout.SIZES + kind
+        joint = joint_context(own, magnitude_class(near), coarse)
+        place = place_context(own, row, col, size)
+        around = energy_context(plane, energy, coarse, near)
         low = _lower_level(value, step, quantizer)
         if low <= 2:
-            bits = magnitude_cost(m, where, 0, 0)
+            bits = magnitude_cost(m, place, around, joint, 0, 0)
             _extend(s, turn, position, state, state, 0, cost + lagrangian * bits)
         for level in range(max(low, 1), low + 2):
             miss = float(reconstruction(level, quantizer, step) - value)
@@ -150,7 +159,7 @@ def _step_paths(
             if 2 * miss > 3 * step:
                 continue
             gain = float(value) * value - miss * miss
-            bits = magnitude_cost(m, where, 0, level)
+            bits = magnitude_cost(m, place, around, joint, 0, level)
             _extend(s, turn, position, state, state, level, cost - gain + lagrangian * bits)
 
 
@@ -164,18 +173,24 @@ def _start_path(
     step: int,
     lagrangian: float,
     kind: int,
-    diagonal: int,
+    row: int,
+    col: int,
     size: int,
+    plane: int,
+    energy: int,
 ) -> None:
     """Let a path begin with the coefficient at `position`: the last level that is coded."""
-    where = joint_context(kind, 0, diagonal_class(diagonal, size))
+    coarse = diagonal_class(row + col, size)
+    joint = joint_context(kind, 0, coarse)
+    place = place_context(kind, row, col, size)
+    around = energy_context(plane, energy, coarse, 0)
     length = 0
     while ((position + 1) >> (length + 1)) > 0:
         length += 1
     low = max(_lower_level(value, step, 0), 1)
     for level in range(low, low + 2):
         miss = float(reconstruction(level, 0, step) - value)
-        bits = s.costs[length] + magnitude_cost(m, where, 1, level)
+        bits = s.costs[length] + magnitude_cost(m, place, around, joint, 1, level)
         gain = float(value) * value - miss * miss
         _extend(s, turn, position, 0, _FRESH, level, lagrangian * bits - gain)
 
@@ -298,9 +313,13 @@ def quantize(
         for state in range(_STATES):
             s.path_costs[1 - turn, state] = _INFINITE
         value = abs(int(s.coefficients[row, col]))
-        _step_paths(s, m, turn, position, value, step, lagrangian, kind, row, col, size)
+        _step_paths(
+            s, m, turn, position, value, step, lagrangian, kind, row, col, size, plane, energy
+        )
         if value > step:
-            _start_path(s, m, turn, position, value, step, lagrangian, kind, row + col, size)
+            _start_path(
+                s, m, turn, position, value, step, lagrangian, kind, row, col, size, plane, energy
+            )
         _carry_paths(s, turn, position, row + col, row)
         turn = 1 - turn
     return _trace_back(s, scan, plane, step, start, turn, total, lagrangian)

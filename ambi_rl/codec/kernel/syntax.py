@@ -352,14 +352,11 @@ def level_contexts(
     few = min(near, 3)
     diagonal = row + col
     coarse = diagonal_class(diagonal, size)
-    if size == 4:
-        place = row * 4 + col
-    else:
-        place = min(diagonal >> 1 if size == 32 else diagonal, 31)
+    place = row * 4 + col if size == 4 else min(diagonal >> 1 if size == 32 else diagonal, 31)
     row_class = row if row < 2 else (2 if row < 4 else 3)
     col_class = col if col < 2 else (2 if col < 4 else 3)
     kind = (quantizer * 2 + chroma) * _S + index
-    m.work.index[0] = layout.LEVEL_0 + (kind * 32 + place) * _B
+    m.work.index[0] = place_context(kind, row, col, size)
     m.work.index[1] = layout.LEVEL_1 + (kind * 16 + near_class) * _B
     m.work.index[2] = (
         layout.LEVEL_2
@@ -369,7 +366,7 @@ def level_contexts(
         )
         * _B
     )
-    m.work.index[3] = layout.LEVEL_3 + (((plane * 8 + energy) * 8 + coarse) * 4 + few) * _B
+    m.work.index[3] = energy_context(plane, energy, coarse, near)
     m.work.index[4] = (
         layout.LEVEL_4
         + ((((chroma * 6 + group) * _S + index) * 4 + row_class) * 4 + col_class) * _B
@@ -412,6 +409,22 @@ def diagonal_class(diagonal: int, size: int) -> int:
         return min(diagonal, 7)
     span = 2 if size == 8 else (4 if size == 16 else 6)
     return min(3 + (diagonal - 3) // span, 7)
+
+
+@kernel
+def place_context(kind: int, row: int, col: int, size: int) -> int:
+    """Counter of a level's first bin by frequency."""
+    if size == 4:
+        place = row * 4 + col
+    else:
+        place = min((row + col) >> 1 if size == 32 else row + col, 31)
+    return layout.LEVEL_0 + (kind * 32 + place) * _B
+
+
+@kernel
+def energy_context(plane: int, energy: int, coarse: int, near: int) -> int:
+    """Counter of a level's first bin by the energy of neighbouring blocks, frequency and known levels."""
+    return layout.LEVEL_3 + (((plane * 8 + energy) * 8 + coarse) * 4 + min(near, 3)) * _B
 
 
 @kernel
@@ -527,20 +540,38 @@ def code_levels(
 
 
 @kernel
-def bin_cost(m: Model, where: int, bit: int) -> float:
-    """Bits of a bin by one counter alone."""
-    chance = (int(m.state.probs[where]) >> 18) & 4095
+def bin_cost(m: Model, place: int, energy: int, joint: int, bit: int) -> float:
+    """Bits of a bin by a fixed mixture of three counters."""
+    probs = m.state.probs
+    stretch = m.tables.stretch
+    logit = 5 * stretch[(int(probs[joint]) >> 18) & 4095]
+    logit += 3 * stretch[(int(probs[energy]) >> 18) & 4095]
+    logit += 2 * stretch[(int(probs[place]) >> 18) & 4095]
+    chance = int(m.tables.squash[min(max((logit >> 3) + 2048, 0), 4095)]) >> 4
     return m.tables.cost[chance if bit else 4095 - chance] / 65536
 
 
 @kernel
-def magnitude_cost(m: Model, where: int, first: int, magnitude: int) -> float:
-    """Bits of a magnitude known to be at least `first`, by the counters of `joint_context`, sign included."""
+def magnitude_cost(
+    m: Model, place: int, energy: int, joint: int, first: int, magnitude: int
+) -> float:
+    """Estimated bits of a magnitude known to be at least `first`, sign included.
+
+    Args:
+        m: The model.
+        place: From `place_context`.
+        energy: From `energy_context`.
+        joint: From `joint_context`.
+        first: 0 or 1.
+        magnitude: At least `first`.
+    """
     bits = 0.0
     for k in range(first, min(magnitude, layout.ESCAPE)):
-        bits += bin_cost(m, where + _bin_class(k), 1)
+        kind = _bin_class(k)
+        bits += bin_cost(m, place + kind, energy + kind, joint + kind, 1)
     if magnitude < layout.ESCAPE:
-        bits += bin_cost(m, where + _bin_class(magnitude), 0)
+        kind = _bin_class(magnitude)
+        bits += bin_cost(m, place + kind, energy + kind, joint + kind, 0)
     else:
         # The Exp-Golomb part is costed by its length.
         bits += 2 * np.log2(magnitude - layout.ESCAPE + 1.0) + 1
