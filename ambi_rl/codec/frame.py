@@ -25,6 +25,7 @@ from ambi_rl.codec.kernel.state import (
     OFFSET,
     SIZE,
     STRATEGY,
+    TRANSFORM,
     Picture,
     allocate_picture,
 )
@@ -48,6 +49,8 @@ class Decision(NamedTuple):
     strategy: int
     offset: int
     chroma: int
+    transform: int
+    """How luma's residual is transformed (`tables.DCT_DCT`…); −1 if it has no levels."""
 
 
 class EncodedFrame(NamedTuple):
@@ -94,6 +97,7 @@ def decisions_of(maps: npt.NDArray[np.uint8]) -> list[Decision]:
             int(maps[STRATEGY, r, q]) - 1,
             int(maps[OFFSET, r, q]) - 1,
             int(maps[CHROMA, r, q]) - 1,
+            int(maps[TRANSFORM, r, q]) - 1,
         )
         for r, q in zip(*np.nonzero(starts), strict=True)
     ]

@@ -16,7 +16,14 @@ from ambi_rl.codec.context import context_of
 from ambi_rl.codec.entropy.coder import COUNT, Model, start_encoding
 from ambi_rl.codec.frame import Decision, Planes, decisions_of
 from ambi_rl.codec.jit import kernel
-from ambi_rl.codec.kernel.block import AUTO_CHROMA, SPLIT, begin, code_node, lambda_of
+from ambi_rl.codec.kernel.block import (
+    AUTO_CHROMA,
+    AUTO_TRANSFORM,
+    SPLIT,
+    begin,
+    code_node,
+    lambda_of,
+)
 from ambi_rl.codec.kernel.state import (
     BITS,
     MODE,
@@ -120,7 +127,9 @@ def _step_range(
             y, x = int(p.state.control[NODE_Y]), int(p.state.control[NODE_X])
             decisions[b] = rank_strategies(p, s, c, m, y, x, log2, False) + 1
         before = p.state.registers[BITS]
-        error[b] = code_node(p, s, c, int(decisions[b]), int(offsets[b]), int(chromas[b]))
+        error[b] = code_node(
+            p, s, c, int(decisions[b]), int(offsets[b]), int(chromas[b]), AUTO_TRANSFORM
+        )
         bits[b] = (p.state.registers[BITS] - before) / 65536
         done[b] = p.state.control[NODE_LOG2] == 0
 

@@ -74,19 +74,25 @@ def _dst7(size: int) -> npt.NDArray[np.float64]:
     return np.asarray(matrix, dtype=np.float64)
 
 
+NUM_BASES = 2 * NUM_SIZES - 1
+
+
 def _transforms() -> npt.NDArray[np.int32]:
-    """int32 [5, 32, 32]: DCT-II of size 4, 8, 16, 32 and DST-VII of size 4; rows are basis vectors."""
-    out = np.zeros((NUM_SIZES + 1, SUPERBLOCK, SUPERBLOCK), dtype=np.int32)
-    for index in range(NUM_SIZES):
-        size = 4 << index
-        out[index, :size, :size] = np.rint(_dct(size) * (1 << TRANSFORM_BITS))
-    out[NUM_SIZES, :4, :4] = np.rint(_dst7(4) * (1 << TRANSFORM_BITS))
+    """int32 [7, 32, 32]: DCT-II of size 4, 8, 16, 32, DST-VII of size 4, 8, 16; rows are basis vectors."""
+    out = np.zeros((NUM_BASES, SUPERBLOCK, SUPERBLOCK), dtype=np.int32)
+    for index in range(NUM_BASES):
+        size = 4 << (index % NUM_SIZES)
+        exact = _dct(size) if index < NUM_SIZES else _dst7(size)
+        out[index, :size, :size] = np.rint(exact * (1 << TRANSFORM_BITS))
     return out
 
 
 TRANSFORMS = _transforms()
 TRANSPOSED = np.ascontiguousarray(TRANSFORMS.transpose(0, 2, 1))
-DST4 = NUM_SIZES
+
+# How luma's residual is transformed vertically and horizontally: DCT-II or DST-VII (blocks of up to 16x16).
+DCT_DCT, DST_DST, DST_DCT, DCT_DST = range(4)
+NUM_TRANSFORMS = 4
 
 
 def _scans() -> npt.NDArray[np.int32]:

@@ -8,7 +8,7 @@ from ambi_rl.codec import tables
 from ambi_rl.codec.entropy.coder import DECODE, ESTIMATE, Model, code_bit
 from ambi_rl.codec.jit import kernel
 from ambi_rl.codec.kernel.predict import gather_reference, predict, predict_from_luma, satd
-from ambi_rl.codec.kernel.quantize import clear_levels, quantize
+from ambi_rl.codec.kernel.quantize import clear_levels, estimate_coefficients, quantize
 from ambi_rl.codec.kernel.state import (
     BITS,
     CHROMA,
@@ -28,6 +28,7 @@ from ambi_rl.codec.kernel.state import (
     STACKED,
     STEP,
     STRATEGY,
+    TRANSFORM,
     WIDTH,
     Constants,
     Picture,
@@ -40,8 +41,10 @@ from ambi_rl.codec.kernel.syntax import (
     code_offset,
     code_split,
     code_strategy,
+    code_transform,
     coded_contexts,
     energy_class,
+    has_transforms,
     neighbour_energy,
     size_index,
     step_class,
@@ -53,6 +56,12 @@ SPLIT = 0
 
 AUTO_CHROMA = -1
 """Let the kernel choose the chroma strategy."""
+
+AUTO_TRANSFORM = -1
+"""Let the kernel choose luma's transform."""
+
+_BITS_OF_UNUSUAL = 1.0
+"""About what naming another than the usual transform costs."""
 
 SAME, FROM_LUMA, CHROMA_PLANAR, CHROMA_DC = range(4)
 """Chroma strategies: luma's predictor, chroma-from-luma, planar, DC."""
@@ -93,9 +102,18 @@ def direction_group(code: int) -> int:
 
 
 @kernel
-def basis_index(plane: int, size: int) -> int:
-    """Which transform a block uses: DST-VII for 4x4 luma, DCT-II otherwise."""
-    return tables.DST4 if plane == 0 and size == 4 else size_index(size)
+def usual_transform(plane: int, size: int) -> int:
+    """The transform most blocks of a size take: DST-VII for 4x4 luma, DCT-II otherwise."""
+    return tables.DST_DST if plane == 0 and size == 4 else tables.DCT_DCT
+
+
+@kernel
+def bases_of(kind: int, size: int) -> tuple[int, int]:
+    """Indices of the vertical and the horizontal basis of a transform."""
+    index = size_index(size)
+    down = tables.NUM_SIZES if kind == tables.DST_DST or kind == tables.DST_DCT else 0
+    across = tables.NUM_SIZES if kind == tables.DST_DST or kind == tables.DCT_DST else 0
+    return index + down, index + across
 
 
 @kernel
@@ -109,10 +127,33 @@ def take_residual(p: Picture, s: Work, plane: int, y: int, x: int, size: int) ->
 
 
 @kernel
-def transform_residual(s: Work, c: Constants, plane: int, size: int) -> None:
+def transform_residual(s: Work, c: Constants, kind: int, size: int) -> None:
     """coefficients = transform of the residual."""
-    index = basis_index(plane, size)
-    forward(c.transforms[index], c.transposed[index], s.residual, s.half, s.coefficients, size)
+    down, across = bases_of(kind, size)
+    forward(c.transforms[down], c.transposed[across], s.residual, s.half, s.coefficients, size)
+
+
+@kernel
+def choose_transform(p: Picture, s: Work, c: Constants, size: int) -> int:
+    """The transform of luma's residual of least estimated cost; `s.coefficients` are left as it has them."""
+    best = usual_transform(0, size)
+    if not has_transforms(size):
+        transform_residual(s, c, best, size)
+        return best
+    usual = best
+    least = 1e300
+    kind = usual
+    for _ in range(tables.NUM_TRANSFORMS):
+        # The usual one first; it needs to be told apart from none.
+        transform_residual(s, c, kind, size)
+        _, bits, error = estimate_coefficients(s, c, size, int(p.state.control[STEP]))
+        cost = bits + error + (0.0 if kind == usual else _BITS_OF_UNUSUAL)
+        if cost < least:
+            least = cost
+            best = kind
+        kind = (kind + 1) % tables.NUM_TRANSFORMS
+    transform_residual(s, c, best, size)
+    return best
 
 
 @kernel
@@ -144,16 +185,25 @@ def _dequantize(
 
 @kernel
 def _reconstruct(
-    p: Picture, s: Work, c: Constants, plane: int, y: int, x: int, size: int, step: int, last: int
+    p: Picture,
+    s: Work,
+    c: Constants,
+    plane: int,
+    y: int,
+    x: int,
+    size: int,
+    step: int,
+    last: int,
+    kind: int,
 ) -> None:
     """decoded = prediction + inverse transform of the levels up to scan position `last`, −1 for none."""
     coded = last >= 0
     if coded:
         rows, cols = _dequantize(s, c, plane, size, step, last)
-        index = basis_index(plane, size)
+        down, across = bases_of(kind, size)
         inverse(
-            c.transforms[index],
-            c.transposed[index],
+            c.transforms[across],
+            c.transposed[down],
             s.coefficients,
             s.half,
             s.residual,
@@ -198,9 +248,15 @@ def _code_plane(
     group: int,
     offset: int,
     others: int,
+    transform: int,
 ) -> bool:
-    """Code the residual of one plane whose prediction is in `s.prediction`; return whether it has levels."""
+    """Code the residual of one plane whose prediction is in `s.prediction`; return whether it has levels.
+
+    `transform` is luma's, or AUTO_TRANSFORM; when decoding, it is read.
+    """
     decoding = p.state.registers[MODE] == DECODE
+    if decoding or plane > 0:
+        transform = usual_transform(plane, size)
     step = block_step(p, c, plane, offset)
     energy = neighbour_energy(p, plane, y, x, size)
     context = step_class(p)
@@ -209,13 +265,18 @@ def _code_plane(
         clear_levels(s, plane, size)
     else:
         take_residual(p, s, plane, y, x, size)
-        transform_residual(s, c, plane, size)
+        if plane == 0 and transform == AUTO_TRANSFORM:
+            transform = choose_transform(p, s, c, size)
+        else:
+            transform_residual(s, c, transform, size)
         lagrangian = lambda_of(p, c) * 4096 / DISTORTION_WEIGHTS[plane]
         last, _, _ = quantize(s, c, m, plane, size, step, lagrangian, energy, group, context)
     mixer = coded_contexts(m, p, plane, size, energy, others)
     coded = code_bit(m, 1 if last >= 0 else 0, 3, mixer, mixer) == 1
     total = 0
     if coded:
+        if plane == 0 and has_transforms(size):
+            transform = code_transform(p, m, y, x, size, group, transform)
         last = code_last(m, plane, size, energy, group, context, max(last, 0))
         total = code_levels(
             m, c.scans[size_index(size)], s.levels, plane, size, energy, group, context, last
@@ -224,7 +285,9 @@ def _code_plane(
     for i in range(size >> 2):
         for j in range(size >> 2):
             p.maps[ENERGY + plane, (y >> 2) + i, (x >> 2) + j] = kind
-    _reconstruct(p, s, c, plane, y, x, size, step, last if coded else -1)
+            if plane == 0:
+                p.maps[TRANSFORM, (y >> 2) + i, (x >> 2) + j] = transform + 1 if coded else 0
+    _reconstruct(p, s, c, plane, y, x, size, step, last if coded else -1, transform)
     return coded
 
 
@@ -284,10 +347,11 @@ def code_leaf(
     strategy: int,
     offset: int,
     chroma: int,
+    transform: int,
 ) -> float:
     """Code a block: decisions, then the levels of each plane; reconstruct it and note it in the maps.
 
-    When decoding, `strategy`, `offset` and `chroma` are ignored and read instead.
+    When decoding, `strategy`, `offset`, `chroma` and `transform` are ignored and read instead.
 
     Returns:
         The squared error (see `squared_error`), 0 when decoding.
@@ -300,7 +364,7 @@ def code_leaf(
     group = direction_group(code)
     gather_reference(p, s, y, x, size)
     predict(s, 0, size, code, 1)
-    others = 1 if _code_plane(p, s, c, m, 0, y, x, size, group, offset, 0) else 0
+    others = 1 if _code_plane(p, s, c, m, 0, y, x, size, group, offset, 0, transform) else 0
     error = 0.0 if decoding else squared_error(p, 0, y, x, size)
     if p.state.control[PLANES] == 3:
         if not decoding and chroma == AUTO_CHROMA:
@@ -310,7 +374,9 @@ def code_leaf(
         for plane in range(1, 3):
             predict_chroma(p, s, plane, y, x, size, code, chroma, 1)
             if (
-                _code_plane(p, s, c, m, plane, y, x, size, chroma_group, offset, others)
+                _code_plane(
+                    p, s, c, m, plane, y, x, size, chroma_group, offset, others, AUTO_TRANSFORM
+                )
                 and plane == 1
             ):
                 others |= 2
@@ -392,7 +458,9 @@ def begin(p: Picture, planes: int, height: int, width: int, step: int) -> None:
 
 
 @kernel
-def code_node(p: Picture, s: Work, c: Constants, decision: int, offset: int, chroma: int) -> float:
+def code_node(
+    p: Picture, s: Work, c: Constants, decision: int, offset: int, chroma: int, transform: int
+) -> float:
     """Code the current node with a decision (ignored when decoding) and advance to the next.
 
     Args:
@@ -402,6 +470,7 @@ def code_node(p: Picture, s: Work, c: Constants, decision: int, offset: int, chr
         decision: SPLIT, or strategy + 1.
         offset: Index of the quantization offset.
         chroma: Chroma strategy, or AUTO_CHROMA.
+        transform: Luma's transform, or AUTO_TRANSFORM.
 
     Returns:
         The squared error of the leaf, 0 for a split and when decoding.
@@ -419,7 +488,7 @@ def code_node(p: Picture, s: Work, c: Constants, decision: int, offset: int, chr
     if split:
         _push(p, y, x, log2)
     else:
-        error = code_leaf(p, s, c, m, y, x, log2, max(decision - 1, 0), offset, chroma)
+        error = code_leaf(p, s, c, m, y, x, log2, max(decision - 1, 0), offset, chroma, transform)
     advance(p)
     return error
 
@@ -439,7 +508,7 @@ def clear_maps(p: Picture, y: int, x: int, size: int) -> None:
 def decode_picture(p: Picture, s: Work, c: Constants) -> bool:
     """Decode every node; False if the stream said something impossible or ended early."""
     while p.state.control[NODE_LOG2] > 0:
-        code_node(p, s, c, 0, 0, 0)
+        code_node(p, s, c, 0, 0, 0, 0)
         if p.state.registers[FAULT] != 0:
             return False
     return True

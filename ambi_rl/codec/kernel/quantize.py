@@ -32,6 +32,14 @@ _PATH = 3 * PATH_ROW
 _LARGEST = 63
 """Magnitudes above this are all the same to the contexts."""
 _INFINITE = 1e300
+
+# An estimate of luma's bits, fitted to what the entropy model asks (docs/decisions.md).
+_DEAD_ZONE = 0.35
+_BITS_PER_LEVEL = 1.5
+_BITS_PER_OCTAVE = 1.4
+_BITS_FOR_ORDER = 0.25
+_BITS_FOR_LAST = 1.6
+
 _FRESH = _STATES
 """Predecessor of a path that starts: everything before it is zero and not coded."""
 
@@ -42,6 +50,41 @@ def clear_levels(s: Work, plane: int, size: int) -> None:
     for i in range(size + 3):
         for j in range(size + 3):
             s.levels[plane, i, j] = 0
+
+
+@kernel
+def estimate_coefficients(
+    s: Work, c: Constants, size: int, step: int
+) -> tuple[float, float, float]:
+    """What `s.coefficients` would come to as luma levels, quantized plainly, without the model.
+
+    Args:
+        s: Work.
+        c: Constants.
+        size: Side of the block.
+        step: The picture's quantizer step in 1/64 code value.
+
+    Returns:
+        The number of levels that are not zero, an estimate of their bits, and the squared error over λ.
+    """
+    order = c.order[size_index(size)]
+    scale = 1.0 / step
+    levels = 0
+    bits = 0.0
+    error = 0.0
+    last = 0.0
+    for i in range(size):
+        for j in range(size):
+            value = abs(s.coefficients[i, j]) * scale
+            level = int(value + _DEAD_ZONE)
+            error += (value - level) * (value - level)
+            if level > 0:
+                levels += 1
+                bits += _BITS_PER_LEVEL + _BITS_FOR_ORDER * order[i, j]
+                last = max(last, float(order[i, j]))
+                if level > 1:
+                    bits += _BITS_PER_OCTAVE * np.log2(level)
+    return float(levels), bits + _BITS_FOR_LAST * last, error / c.lambda_scale[0]
 
 
 @kernel

@@ -31,9 +31,9 @@ LOW, HIGH, VALUE, POSITION, LENGTH, MODE, BITS, FAULT = range(8)
 NUM_REGISTERS = 8
 
 # Channels of Picture.maps (uint8), one entry for each 4x4 unit; decisions are stored plus one.
-STRATEGY, SIZE, OFFSET, CHROMA, ENERGY = range(5)
-NUM_MAPS = 7
-"""ENERGY and the two after it hold the level energy of the three planes."""
+STRATEGY, SIZE, OFFSET, CHROMA, TRANSFORM, ENERGY = range(6)
+NUM_MAPS = 8
+"""TRANSFORM is 0 where luma has no levels. ENERGY and the next two hold the three planes' level energy."""
 
 # Fields of Constants.counts (int64).
 NUM_STRATEGIES, NUM_OFFSETS, NEUTRAL = range(3)
@@ -107,8 +107,8 @@ CONSTANTS = np.dtype(
         ("cost", np.int32, (4096,)),
         ("adaptation", np.int32, (tables.COUNT_LIMIT + 1,)),
         ("limits", np.int32, (2,)),
-        ("transforms", np.int32, (tables.NUM_SIZES + 1, _SIDE, _SIDE)),
-        ("transposed", np.int32, (tables.NUM_SIZES + 1, _SIDE, _SIDE)),
+        ("transforms", np.int32, (tables.NUM_BASES, _SIDE, _SIDE)),
+        ("transposed", np.int32, (tables.NUM_BASES, _SIDE, _SIDE)),
         ("scans", np.int32, (tables.NUM_SIZES, _SIDE * _SIDE)),
         ("order", np.float32, (tables.NUM_SIZES, _SIDE, _SIDE)),
         ("strategies", np.int64, (layout.MAX_STRATEGIES,)),

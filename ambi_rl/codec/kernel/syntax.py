@@ -22,6 +22,7 @@ from ambi_rl.codec.kernel.state import (
     SIZE,
     STEP,
     STRATEGY,
+    TRANSFORM,
     Picture,
 )
 
@@ -188,6 +189,29 @@ def code_chroma(p: Picture, m: Model, y: int, x: int, log2: int, strategy: int, 
             m, (chroma >> level) & 1, 3, layout.MIX_CHROMA + size, layout.MIX_CHROMA + size
         )
         node = node * 2 + bit
+    return node - 4
+
+
+@kernel
+def has_transforms(size: int) -> bool:
+    """Whether a luma block of this side has more than one transform to choose from."""
+    return size <= 16
+
+
+@kernel
+def code_transform(p: Picture, m: Model, y: int, x: int, size: int, group: int, kind: int) -> int:
+    """Code how luma's residual is transformed, 0…3, as two binary decisions."""
+    uy, ux = y >> 2, x >> 2
+    index = size_index(size)
+    left = _neighbour(p.maps, TRANSFORM, uy, ux - 1)
+    above = _neighbour(p.maps, TRANSFORM, uy - 1, ux)
+    node = 1
+    for level in range(1, -1, -1):
+        m.work.index[0] = layout.TRANSFORM_0 + (index * 6 + group) * 4 + node
+        m.work.index[1] = layout.TRANSFORM_1 + ((index * 5 + left) * 5 + above) * 4 + node
+        m.work.index[2] = layout.TRANSFORM_2 + (index * 16 + step_class(p)) * 4 + node
+        mixer = layout.MIX_TRANSFORM + index
+        node = node * 2 + code_bit(m, (kind >> level) & 1, 3, mixer, mixer)
     return node - 4
 
 

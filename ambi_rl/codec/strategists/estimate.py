@@ -11,20 +11,19 @@ from ambi_rl.codec import tables
 from ambi_rl.codec.entropy import layout
 from ambi_rl.codec.entropy.coder import Model
 from ambi_rl.codec.jit import kernel
-from ambi_rl.codec.kernel.block import lambda_of, take_residual, transform_residual
+from ambi_rl.codec.kernel.block import (
+    lambda_of,
+    take_residual,
+    transform_residual,
+    usual_transform,
+)
 from ambi_rl.codec.kernel.predict import gather_reference, predict, satd
+from ambi_rl.codec.kernel.quantize import estimate_coefficients
 from ambi_rl.codec.kernel.state import NUM_STRATEGIES, STEP, Constants, Picture, Work
 from ambi_rl.codec.kernel.syntax import strategy_costs
 
 REFINED = (5, 5, 3, 2)
 """By block size: strategies whose costs are estimated from their coefficients, not from SATD alone."""
-
-# An estimate of luma's bits, fitted to what the entropy model asks (docs/decisions.md).
-_DEAD_ZONE = 0.35
-_BITS_PER_LEVEL = 1.5
-_BITS_PER_OCTAVE = 1.4
-_BITS_FOR_ORDER = 0.25
-_BITS_FOR_LAST = 1.6
 
 _UNKNOWN = 1e300
 """Cost of a strategy that was not looked at."""
@@ -134,27 +133,8 @@ def estimate_leaf(
     size = 1 << log2
     predict(s, 0, size, int(c.strategies[strategy]), 1)
     take_residual(p, s, 0, y, x, size)
-    transform_residual(s, c, 0, size)
-    order = c.order[log2 - tables.MIN_BLOCK_LOG2]
-    scale = 1.0 / p.state.control[STEP]
-    levels = 0
-    bits = 0.0
-    error = 0.0
-    last = 0.0
-    for i in range(size):
-        for j in range(size):
-            value = abs(s.coefficients[i, j]) * scale
-            level = int(value + _DEAD_ZONE)
-            error += (value - level) * (value - level)
-            if level > 0:
-                levels += 1
-                bits += _BITS_PER_LEVEL + _BITS_FOR_ORDER * order[i, j]
-                last = max(last, float(order[i, j]))
-                if level > 1:
-                    bits += _BITS_PER_OCTAVE * np.log2(level)
-    delta = p.state.control[STEP] / 64
-    error *= delta * delta / lambda_of(p, c)
-    return float(levels), bits + _BITS_FOR_LAST * last, error
+    transform_residual(s, c, usual_transform(0, size), size)
+    return estimate_coefficients(s, c, size, int(p.state.control[STEP]))
 
 
 @kernel

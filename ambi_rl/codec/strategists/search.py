@@ -11,8 +11,10 @@ from ambi_rl.codec.entropy.coder import ESTIMATE, Model
 from ambi_rl.codec.jit import kernel
 from ambi_rl.codec.kernel.block import (
     AUTO_CHROMA,
+    AUTO_TRANSFORM,
     SPLIT,
     block_step,
+    choose_transform,
     clear_maps,
     code_leaf,
     code_node,
@@ -42,6 +44,7 @@ from ambi_rl.codec.kernel.state import (
     PLANES,
     SIZE,
     STRATEGY,
+    TRANSFORM,
     Constants,
     Picture,
     Work,
@@ -50,6 +53,8 @@ from ambi_rl.codec.kernel.syntax import (
     code_offset,
     code_split,
     code_strategy,
+    code_transform,
+    has_transforms,
     neighbour_energy,
     step_class,
 )
@@ -70,6 +75,7 @@ class Plan(NamedTuple):
         candidates: Strategies that are tried exactly in each node.
         offset_span: Offsets tried on each side of the neutral one.
         exact_chroma: Whether each chroma strategy is tried exactly.
+        exact_transform: Whether each transform is tried exactly, for the best strategy.
         leaf_below: GUIDED: probability of a split under which no split is tried.
         split_above: GUIDED: probability of a split above which no leaf is tried.
         stop_empty: Whether a block without levels is never split.
@@ -82,6 +88,7 @@ class Plan(NamedTuple):
     candidates: int
     offset_span: int
     exact_chroma: bool
+    exact_transform: bool
     leaf_below: float
     split_above: float
     stop_empty: bool
@@ -134,23 +141,33 @@ def _luma_cost(
     strategy: int,
     offset: int,
     energy: int,
-) -> float:
-    """J of a leaf's decisions and luma levels, from the coefficients; the border is in `s.reference`."""
+    transform: int,
+) -> tuple[float, int]:
+    """J of a leaf's decisions and luma levels, from the coefficients; the border is in `s.reference`.
+
+    Returns:
+        J, and the transform: the one given, or the kernel's choice for AUTO_TRANSFORM.
+    """
     size = 1 << log2
     code = int(c.strategies[strategy])
     predict(s, 0, size, code, 1)
     take_residual(p, s, 0, y, x, size)
-    transform_residual(s, c, 0, size)
+    if transform == AUTO_TRANSFORM:
+        transform = choose_transform(p, s, c, size)
+    else:
+        transform_residual(s, c, transform, size)
     lagrangian = lambda_of(p, c)
     before = p.state.registers[BITS]
     code_strategy(p, m, y, x, log2, strategy)
     code_offset(p, m, y, x, log2, offset)
-    bits = (p.state.registers[BITS] - before) / 65536
     step = block_step(p, c, 0, offset)
-    _, distortion, level_bits = quantize(
+    last, distortion, level_bits = quantize(
         s, c, m, 0, size, step, lagrangian * 4096, energy, direction_group(code), step_class(p)
     )
-    return distortion / 4096 + lagrangian * (bits + level_bits)
+    if last >= 0 and has_transforms(size):
+        code_transform(p, m, y, x, size, direction_group(code), transform)
+    bits = (p.state.registers[BITS] - before) / 65536
+    return distortion / 4096 + lagrangian * (bits + level_bits), transform
 
 
 @kernel
@@ -173,18 +190,31 @@ def _best_leaf(
     best_offset = int(c.counts[NEUTRAL])
     if plan.kind == GUIDED:
         _, best_offset = policy_decision(s, strategies, int(c.counts[NUM_OFFSETS]), log2)
-    if wanted > 1 or plan.offset_span > 0:
+    best_transform = AUTO_TRANSFORM
+    if wanted > 1 or plan.offset_span > 0 or plan.exact_transform:
         best_cost = 1e300
         for i in range(wanted):
-            cost = _luma_cost(p, s, c, m, y, x, log2, int(s.order[i]), best_offset, energy)
+            k = int(s.order[i])
+            cost, transform = _luma_cost(
+                p, s, c, m, y, x, log2, k, best_offset, energy, AUTO_TRANSFORM
+            )
             if cost < best_cost:
                 best_cost = cost
-                best = int(s.order[i])
+                best = k
+                best_transform = transform
+        if plan.exact_transform and has_transforms(1 << log2):
+            chosen = best_transform
+            for kind in range(tables.NUM_TRANSFORMS):
+                if kind != chosen:
+                    cost, _ = _luma_cost(p, s, c, m, y, x, log2, best, best_offset, energy, kind)
+                    if cost < best_cost:
+                        best_cost = cost
+                        best_transform = kind
         first = max(int(c.counts[NEUTRAL]) - plan.offset_span, 0)
         last = min(int(c.counts[NEUTRAL]) + plan.offset_span, int(c.counts[NUM_OFFSETS]) - 1)
         for offset in range(first, last + 1):
             if offset != best_offset:
-                cost = _luma_cost(p, s, c, m, y, x, log2, best, offset, energy)
+                cost, _ = _luma_cost(p, s, c, m, y, x, log2, best, offset, energy, best_transform)
                 if cost < best_cost:
                     best_cost = cost
                     best_offset = offset
@@ -196,7 +226,7 @@ def _best_leaf(
     for attempt in range(0 if exact else 4, 5):
         chroma = attempt if attempt < 4 else best_chroma
         before = p.state.registers[BITS]
-        error = code_leaf(p, s, c, m, y, x, log2, best, best_offset, chroma)
+        error = code_leaf(p, s, c, m, y, x, log2, best, best_offset, chroma, best_transform)
         cost = error + lagrangian * (p.state.registers[BITS] - before) / 65536
         if cost < best_cost:
             best_cost = cost
@@ -307,11 +337,17 @@ def _take_plan(p: Picture, s: Work, y: int, x: int) -> None:
 
 
 @kernel
-def planned_decision(maps: np.ndarray, uy: int, ux: int, log2: int) -> tuple[int, int, int]:
-    """Decision, offset and chroma strategy that decision maps hold for the node at unit (uy, ux)."""
+def planned_decision(maps: np.ndarray, uy: int, ux: int, log2: int) -> tuple[int, int, int, int]:
+    """Decision, offset, chroma strategy and transform that maps hold for the node at unit (uy, ux)."""
     if int(maps[SIZE, uy, ux]) - 1 + tables.MIN_BLOCK_LOG2 < log2:
-        return SPLIT, 0, 0
-    return int(maps[STRATEGY, uy, ux]), int(maps[OFFSET, uy, ux]) - 1, int(maps[CHROMA, uy, ux]) - 1
+        return SPLIT, 0, 0, 0
+    # A block without levels has no transform; should it get levels after all, the kernel chooses.
+    return (
+        int(maps[STRATEGY, uy, ux]),
+        int(maps[OFFSET, uy, ux]) - 1,
+        int(maps[CHROMA, uy, ux]) - 1,
+        int(maps[TRANSFORM, uy, ux]) - 1,
+    )
 
 
 @kernel
@@ -329,6 +365,7 @@ def encode_picture(p: Picture, s: Work, c: Constants, net: Network, plan: Plan) 
         decision = SPLIT
         offset = int(c.counts[NEUTRAL])
         chroma = AUTO_CHROMA
+        transform = AUTO_TRANSFORM
         if plan.kind == FIXED:
             if log2 <= plan.fixed_log2:
                 decision = plan.fixed_strategy + 1
@@ -350,8 +387,8 @@ def encode_picture(p: Picture, s: Work, c: Constants, net: Network, plan: Plan) 
                 p.state.registers[MODE] = mode
                 p.state.registers[BITS] = bits
                 _take_plan(p, s, top, left)
-            decision, offset, chroma = planned_decision(
+            decision, offset, chroma, transform = planned_decision(
                 s.planned, (y - top) >> 2, (x - left) >> 2, log2
             )
-        error += code_node(p, s, c, decision, offset, chroma)
+        error += code_node(p, s, c, decision, offset, chroma, transform)
     return error
