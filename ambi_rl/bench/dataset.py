@@ -45,7 +45,8 @@ def pictures(folder: Path, *, every: int = 1) -> list[Path]:
 class PeerCache:
     """Points of peers, which change only with their version, their settings and the picture.
 
-    Ambi itself is always measured anew, because its code is what changes.
+    Ambi itself is always measured anew, because its code is what changes. What an older version of this
+    program wrote with other metrics is measured anew as well.
 
     Args:
         path: A JSON file, made if it does not exist; None to remember nothing.
@@ -67,6 +68,8 @@ class PeerCache:
         """The curve as measured before, or None."""
         entry = self._entries.get(self._key(job))
         if entry is None or isinstance(job.codec, AmbiCodec):
+            return None
+        if any(len(row) != len(Point._fields) for row in entry):
             return None
         points = tuple(Point(row[0], int(row[1]), *row[2:]) for row in entry)
         return Curve(job.codec.name, job.codec.description, points)
