@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -132,9 +131,7 @@ def dataset_curves(
         for i in waiting:
             keep(i, run_job(work[i]))
     else:
-        # Spawned, not forked: compiled code and its threads do not survive a fork. NumPy's matrix products,
-        # which SSIM consists of, would otherwise start as many threads as there are cores in each process.
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        # Spawned, not forked: compiled code and its threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(jobs, mp_context=context) as pool:
             futures = {pool.submit(run_job, work[i]): i for i in waiting}
