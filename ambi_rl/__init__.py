@@ -19,42 +19,58 @@ __all__ = ["__version__", "decode", "encode"]
 def encode(
     image: Image.Image,
     *,
-    quality: float = 75,
+    quality: float | None = None,
     effort: int = 5,
     bundle: Bundle | str | os.PathLike[str] | None = None,
     strategist: Strategist | str | None = None,
     strip: bool = False,
+    target_size: int | None = None,
+    target_bpp: float | None = None,
+    target_psnr: float | None = None,
 ) -> bytes:
     """Encode a picture.
 
-    The first call in a new installation compiles the codec, which takes up to a minute.
+    The first call in a new installation compiles the codec, which takes up to a minute. Instead of a quality
+    a target may be given: the quality that just meets it is searched for, in about six encodes.
 
     Args:
         image: A Pillow picture of mode L, LA, RGB, RGBA, 1 or P, up to 16384 pixels a side. Alpha is coded
             without loss. Pixels are never rotated: an EXIF orientation is recorded.
-        quality: 1 (smallest) to 100 (best), fractions allowed; as on JPEG's scale, 75 is usual.
+        quality: 1 (smallest) to 100 (best), fractions allowed; as on JPEG's scale, 75 is usual, and the
+            default.
         effort: 0 (the policy alone) to 9 (search over everything).
         bundle: The codec bundle, or its path; the one that comes with the package if None.
         strategist: Who decides, instead of the one that `effort` stands for: "fixed", "search", "policy",
             "guided", or a `Strategist`.
         strip: Leave out ICC profile, EXIF and XMP (the orientation is kept).
+        target_size: Instead of a quality, how many bytes the whole file may have, metadata and alpha too.
+        target_bpp: Likewise as 8 times its bytes divided by the picture's pixels.
+        target_psnr: Instead of a quality, the PSNR that the decoded gray or RGB samples should reach, in dB,
+            with the smallest file.
 
     Returns:
         The file's bytes.
 
     Raises:
-        UsageError: quality, effort or strategist is out of range.
+        UsageError: quality, effort or strategist is out of range, more than one of quality and the targets is
+            given, or no quality meets the target.
         UnsupportedImageError: 16 bits, CMYK, animation, or another mode that would not keep what it holds.
         ImageTooLargeError: over 16384 pixels a side.
         CorruptFileError: the picture was opened from a damaged file.
         BundleError: the bundle cannot be used, or holds no policy and the effort needs one.
     """
     # Deferred, here and below, so that `import ambi_rl` does not wait for Numba.
-    from ambi_rl.codec.api import encode_image
+    from ambi_rl.codec.api import DEFAULT_QUALITY, encode_image
+    from ambi_rl.codec.target import encode_to_target, make_target
 
+    target = make_target(quality=quality, size=target_size, bpp=target_bpp, psnr=target_psnr)
+    if target is not None:
+        return encode_to_target(
+            image, target, effort=effort, bundle=bundle, strategist=strategist, strip=strip
+        ).encoded.data
     return encode_image(
         image,
-        quality=quality,
+        quality=DEFAULT_QUALITY if quality is None else quality,
         effort=effort,
         bundle=bundle,
         strategist=strategist,

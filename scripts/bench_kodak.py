@@ -14,7 +14,7 @@ from rich.progress import Progress, TimeElapsedColumn
 from ambi_rl.bench.codecs import PEERS, ambi_codec, peer
 from ambi_rl.bench.curves import Curve
 from ambi_rl.bench.dataset import Job, PeerCache, dataset_curves, mean_curves, pictures
-from ambi_rl.bench.report import bd_rate_table
+from ambi_rl.bench.report import bd_rate_rows, bd_rate_table, markdown
 from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.errors import AmbiError, UsageError
 
@@ -49,11 +49,17 @@ def main(
     output: Annotated[
         Path | None, typer.Option("--json", help="Write the curves here, in CompressAI's schema.")
     ] = None,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table as Markdown.")
+    ] = False,
     cache: Annotated[
         Path | None, typer.Option(help="JSON file that remembers the peers' points.")
     ] = None,
 ) -> None:
-    """Measure real files on every picture and compare dataset-mean curves over RGB-PSNR.
+    """Measure real files on every picture and compare dataset-mean curves over RGB-PSNR, SSIM and MS-SSIM.
+
+    The similarities are compared in dB, -10*log10(1 - x), over the range that the codec compared with has
+    between the ends of the PSNR range.
 
     Effort 9 is measured unless an effort, a strategist or --peers-only says otherwise.
     """
@@ -105,7 +111,10 @@ def main(
         f"{len(paths)} pictures of {folder.name}, dataset-mean curves, "
         f"RGB-PSNR {low:g}…{high:g} dB, {jobs} processes"
     )
-    console.print(bd_rate_table(means, anchor, low, high, title=title))
+    if as_markdown:
+        print(markdown(bd_rate_rows(means, anchor, low, high), title=title))
+    else:
+        console.print(bd_rate_table(means, anchor, low, high, title=title))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from ambi_rl.bench.dataset import (
     pictures,
     run_job,
 )
-from ambi_rl.bench.report import bd_rate_table, points_table
+from ambi_rl.bench.report import Rows, bd_rate_rows, bd_rate_table, markdown, points_table
 from ambi_rl.errors import UsageError
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "bench_kodak.py"
@@ -32,7 +32,17 @@ SCRIPT = Path(__file__).parent.parent / "scripts" / "bench_kodak.py"
 
 def curve(name: str, bpp: list[float], psnr: list[float]) -> Curve:
     points = [
-        Point(setting, round(rate * 1000), rate, quality, 0.9, 0.1 * setting, 0.01)
+        # SSIM so that it is half, MS-SSIM so that it is a third of the PSNR in dB.
+        Point(
+            setting,
+            round(rate * 1000),
+            rate,
+            quality,
+            1 - 10 ** (-quality / 20),
+            1 - 10 ** (-quality / 30),
+            0.1 * setting,
+            0.01,
+        )
         for setting, (rate, quality) in enumerate(zip(bpp, psnr, strict=True))
     ]
     return Curve(name, f"how {name} was run", tuple(points))
@@ -68,6 +78,7 @@ def test_peers_trade_rate_for_quality(name: str, photograph: Image.Image) -> Non
     assert low.size < high.size
     assert 20 < low.psnr < high.psnr < 60
     assert low.ms_ssim < high.ms_ssim < 1
+    assert low.ssim < high.ssim < 1
     assert low.bpp == low.size * 8 / (photograph.width * photograph.height)
     assert low.encode_seconds > 0
     assert low.decode_seconds > 0
@@ -76,8 +87,9 @@ def test_peers_trade_rate_for_quality(name: str, photograph: Image.Image) -> Non
 def test_structural_metrics_can_be_left_out(photograph: Image.Image) -> None:
     point = measure(jpeg(), photograph, 50, structural=False)
     assert math.isnan(point.ms_ssim)
+    assert math.isnan(point.ssim)
     document = Curve("a", "", (point,)).as_json()
-    assert document["results"]["ms-ssim-rgb"] == []
+    assert document["results"]["ms-ssim-rgb"] == document["results"]["ssim-rgb"] == []
     assert json.loads(json.dumps(document)) == document
 
 
@@ -127,7 +139,7 @@ def test_curves_compare() -> None:
 def test_curve_is_written_in_the_schema_of_compressai() -> None:
     document = curve("a", [1.0, 2.0], [30.0, 34.0]).as_json()
     assert set(document) == {"name", "description", "results"}
-    wanted = {"bpp", "psnr-rgb", "ms-ssim-rgb", "encoding_time", "decoding_time"}
+    wanted = {"bpp", "psnr-rgb", "ssim-rgb", "ms-ssim-rgb", "encoding_time", "decoding_time"}
     assert wanted <= set(document["results"])
     assert all(len(values) == 2 for values in document["results"].values())
 
@@ -175,6 +187,20 @@ def test_cache_remembers_peers_but_not_ambi(folder: Path, tmp_path: Path) -> Non
         PeerCache(file)
 
 
+def test_cache_entries_of_other_metrics_are_measured_anew(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "cache.json"
+    paths = pictures(folder)[:1]
+    first = dataset_curves([jpeg()], paths, cache=PeerCache(file))
+    entries = json.loads(file.read_text())
+    # As versions wrote them that did not measure SSIM.
+    old = {key: [row[:4] + row[5:] for row in rows] for key, rows in entries.items()}
+    file.write_text(json.dumps(old))
+    assert PeerCache(file).get(Job(jpeg(), paths[0])) is None
+    again = dataset_curves([jpeg()], paths, cache=PeerCache(file))
+    assert again["JPEG 4:2:0"][0].quality("ssim") == first["JPEG 4:2:0"][0].quality("ssim")
+    assert PeerCache(file).get(Job(jpeg(), paths[0])) == again["JPEG 4:2:0"][0]
+
+
 def test_cache_of_another_file_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(UsageError, match="is not a cache file"):
@@ -195,6 +221,70 @@ def test_bd_rate_table() -> None:
     assert "covers 33.0…35.0 dB" in text
     with pytest.raises(UsageError, match="anchor curve covers"):
         bd_rate_table(curves, "anchor", 31, 41, title="too wide")
+
+
+def test_similarities_are_compared_in_decibels() -> None:
+    anchor = curve("anchor", [0.5, 1.0, 2.0], [30.0, 35.0, 40.0])
+    assert anchor.quality("ssim") == pytest.approx([15, 17.5, 20])
+    assert anchor.quality("ms_ssim") == pytest.approx([10, 35 / 3, 40 / 3])
+    assert anchor.quality_at("ssim", 33) == pytest.approx(16.5)
+    point = anchor.points[0]._replace(ssim=1.0, ms_ssim=math.nan)
+    equal = Curve("equal", "", (point,))
+    assert equal.quality("ssim") == [math.inf]
+    assert math.isnan(equal.quality("ms_ssim")[0])
+    half = curve("half", [0.25, 0.5, 1.0], [30.0, 35.0, 40.0])
+    assert half.bd_rate(anchor, metric="ssim") == pytest.approx(-50)
+    with pytest.raises(UsageError, match="does not cover 41 dB"):
+        anchor.quality_at("ssim", 41)
+
+
+def cells(curves: list[Curve], low: float, high: float) -> dict[str, list[str]]:
+    rows = bd_rate_rows({c.name: c for c in curves}, curves[0].name, low, high)
+    assert {len(row) for row in rows.cells} == {len(rows.headings)}
+    return {row[0]: row[1:] for row in rows.cells}
+
+
+def test_similarities_are_compared_over_the_range_of_the_anchor() -> None:
+    # Half the rate up to 35 dB, equal above: the range decides what the mean is.
+    anchor = curve("anchor", [0.5, 1.0, 2.0, 4.0], [30.0, 35.0, 40.0, 45.0])
+    mixed = curve("mixed", [0.25, 0.5, 2.0, 4.0], [30.0, 35.0, 40.0, 45.0])
+    for low, high in ((31, 34), (41, 44)):
+        table = cells([anchor, mixed], low, high)
+        expected = mixed.bd_rate(anchor, low=low, high=high)
+        assert table["mixed"][:3] == [f"{expected:+.1f} %"] * 3
+    assert table["anchor"][:3] == ["anchor", "", ""]
+    short = curve("short", [0.5, 1.0], [33.0, 35.0])
+    table = cells([anchor, short], 31, 39)
+    same = f"{short.bd_rate(anchor, low=33, high=35):+.1f} %"
+    assert table["short"][:3] == ["covers 33.0…35.0 dB", same + "*", same + "*"]
+    far = curve("far", [0.5, 1.0], [50.0, 55.0])
+    assert cells([anchor, far], 31, 39)["far"][1:3] == ["–", "–"]
+
+
+def test_what_was_not_measured_or_is_equal_has_a_dash() -> None:
+    anchor = curve("anchor", [0.5, 1.0, 2.0], [30.0, 35.0, 40.0])
+    points = [p._replace(ssim=math.nan, ms_ssim=0.97) for p in anchor.points]
+    assert cells([anchor, Curve("other", "", tuple(points))], 31, 39)["other"][1:3] == ["–", "–"]
+    unmeasured = [p._replace(ssim=math.nan, ms_ssim=math.nan) for p in anchor.points]
+    half = curve("half", [0.25, 0.5, 1.0], [30.0, 35.0, 40.0])
+    plain = Curve("plain", "", tuple(unmeasured))
+    assert cells([plain, half], 31, 39)["half"][:3] == ["-50.0 %", "–", "–"]
+
+
+def test_markdown() -> None:
+    rows = Rows(
+        ["codec", "vs a", "s"], [["a -e 9", "anchor", "1"], ["b", "-3.1 %*", "2"]], "* part"
+    )
+    assert markdown(rows, title="Two").splitlines() == [
+        "Two",
+        "",
+        "|  | vs a | s |",
+        "|---|---:|---:|",
+        "| a -e 9 | anchor | 1 |",
+        "| b | −3.1 %* | 2 |",
+        "",
+        "\\* part",
+    ]
 
 
 def test_points_table_compares_at_equal_psnr() -> None:
@@ -222,6 +312,18 @@ def test_script_prints_a_table_and_writes_curves(folder: Path, tmp_path: Path) -
     expected = mean_curves(dataset_curves([jpeg(), webp()], pictures(folder)))
     for found, curve in zip(rates, expected.values(), strict=True):
         assert np.allclose(found, curve.bpp)
+
+
+def test_script_prints_markdown(folder: Path) -> None:
+    command = [sys.executable, str(SCRIPT), str(folder), "--peers-only", "--peers", "webp"]
+    command += ["-j", "1", "--low", "30", "--high", "38", "--markdown"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    table = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert len(table) == 4
+    assert {line.count("|") for line in table} == {8}
+    assert table[2].startswith("| JPEG 4:2:0 | anchor |")
+    assert table[3].startswith("| WebP | −")
 
 
 def test_script_refuses_to_compare_with_what_it_does_not_measure(folder: Path) -> None:

@@ -113,7 +113,7 @@ def test_figure_has_room_for_every_panel() -> None:
 
 def curve(name: str, factor: float, seconds: float) -> Curve:
     points = [
-        Point(q, 1, factor * 2.0**i, 30.0 + 4 * i, 0.9, seconds, 0.1)
+        Point(q, 1, factor * 2.0**i, 30.0 + 4 * i, 0.8, 0.9, seconds, 0.1)
         for i, q in enumerate((25, 60, 90))
     ]
     return Curve(name, "", tuple(points))

@@ -6,14 +6,17 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from ambi_rl.bench.codecs import Codec
 from ambi_rl.errors import UsageError
-from ambi_rl.metrics import bd_rate, ms_ssim, psnr, rate_at_quality
+from ambi_rl.metrics import bd_rate, ms_ssim, psnr, rate_at_quality, ssim
+from ambi_rl.metrics.bjontegaard import Pchip
+
+Metric = Literal["psnr", "ssim", "ms_ssim"]
 
 
 class Point(NamedTuple):
@@ -24,7 +27,8 @@ class Point(NamedTuple):
         size: Of the whole file, in bytes.
         bpp: Bits per pixel.
         psnr: Of RGB, in dB.
-        ms_ssim: Of RGB, mean over channels; nan if it was not asked for.
+        ssim: Of RGB, mean over channels; nan if it was not asked for.
+        ms_ssim: Likewise.
         encode_seconds: Wall-clock time, in memory.
         decode_seconds: Wall-clock time, in memory.
     """
@@ -33,6 +37,7 @@ class Point(NamedTuple):
     size: int
     bpp: float
     psnr: float
+    ssim: float
     ms_ssim: float
     encode_seconds: float
     decode_seconds: float
@@ -56,6 +61,26 @@ class Curve:
         """RGB-PSNR of the points, in dB."""
         return [p.psnr for p in self.points]
 
+    def quality(self, metric: Metric) -> list[float]:
+        """What a metric says of the points, in dB: PSNR, or −10·log10(1 − x) of a mean similarity x.
+
+        It is infinite for equal pictures, and nan where the metric was not measured.
+        """
+        if metric == "psnr":
+            return self.psnr
+        return [_decibels(getattr(p, metric)) for p in self.points]
+
+    def quality_at(self, metric: Metric, decibels: float) -> float:
+        """What a metric says, in dB, where the PSNR between the points has a value.
+
+        Raises:
+            UsageError: The curve does not reach it.
+        """
+        if not min(self.psnr) <= decibels <= max(self.psnr):
+            raise UsageError(f"{self.name}: the curve does not cover {decibels:g} dB")
+        known = dict(sorted(zip(self.psnr, self.quality(metric), strict=True)))
+        return Pchip(np.array(list(known)), np.array(list(known.values())))(decibels)
+
     def bpp_at(self, target: float) -> float:
         """Bits per pixel at a PSNR between the points.
 
@@ -68,15 +93,27 @@ class Curve:
             raise UsageError(f"{self.name}: {error}") from error
 
     def bd_rate(
-        self, anchor: Curve, *, low: float | None = None, high: float | None = None
+        self,
+        anchor: Curve,
+        *,
+        low: float | None = None,
+        high: float | None = None,
+        metric: Metric = "psnr",
     ) -> float:
-        """BD-rate over PSNR against `anchor` in percent; see `ambi_rl.metrics.bd_rate`.
+        """BD-rate against `anchor` in percent; see `ambi_rl.metrics.bd_rate`.
+
+        Args:
+            anchor: What to compare with.
+            low: Lower end of the metric's range in dB; None for the lowest that both cover.
+            high: Upper end; None for the highest that both cover.
+            metric: What is equal where the rates are compared, in dB as `quality` has it.
 
         Raises:
-            UsageError: One of the curves does not cover low…high.
+            UsageError: One of the curves does not cover low…high, or the metric was not measured.
         """
+        a, b = anchor.quality(metric), self.quality(metric)
         try:
-            return bd_rate(anchor.bpp, anchor.psnr, self.bpp, self.psnr, low=low, high=high)
+            return bd_rate(anchor.bpp, a, self.bpp, b, low=low, high=high)
         except UsageError as error:
             raise UsageError(f"{self.name} against {anchor.name}: {error}") from error
 
@@ -106,11 +143,16 @@ class Curve:
                 "setting": [p.setting for p in self.points],
                 "bpp": self.bpp,
                 "psnr-rgb": self.psnr,
+                "ssim-rgb": [p.ssim for p in self.points if math.isfinite(p.ssim)],
                 "ms-ssim-rgb": [p.ms_ssim for p in self.points if math.isfinite(p.ms_ssim)],
                 "encoding_time": [p.encode_seconds for p in self.points],
                 "decoding_time": [p.decode_seconds for p in self.points],
             },
         }
+
+
+def _decibels(similarity: float) -> float:
+    return math.inf if similarity >= 1 else -10 * math.log10(1 - similarity)
 
 
 def warm_up(codec: Codec) -> None:
@@ -126,7 +168,7 @@ def measure(codec: Codec, image: Image.Image, setting: float, *, structural: boo
         codec: What to measure.
         image: RGB; at least 11 pixels a side where `structural`.
         setting: Of the codec.
-        structural: Compute MS-SSIM too, which takes longer than most decoders.
+        structural: Compute SSIM and MS-SSIM too, which takes longer than most decoders.
 
     Raises:
         UsageError: The picture is not RGB or is too small.
@@ -144,15 +186,16 @@ def measure(codec: Codec, image: Image.Image, setting: float, *, structural: boo
         size=len(data),
         bpp=len(data) * 8 / (image.width * image.height),
         psnr=psnr(original, copy),
+        ssim=ssim(original, copy) if structural else math.nan,
         ms_ssim=ms_ssim(original, copy) if structural else math.nan,
         encode_seconds=encoded - start,
         decode_seconds=done - encoded,
     )
 
 
-def measure_curve(codec: Codec, image: Image.Image) -> Curve:
-    """One picture's points at all of a codec's settings."""
-    points = [measure(codec, image, setting) for setting in codec.settings]
+def measure_curve(codec: Codec, image: Image.Image, *, structural: bool = True) -> Curve:
+    """One picture's points at all of a codec's settings; arguments as for `measure`."""
+    points = [measure(codec, image, s, structural=structural) for s in codec.settings]
     return Curve(codec.name, codec.description, tuple(points))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -45,7 +44,8 @@ def pictures(folder: Path, *, every: int = 1) -> list[Path]:
 class PeerCache:
     """Points of peers, which change only with their version, their settings and the picture.
 
-    Ambi itself is always measured anew, because its code is what changes.
+    Ambi itself is always measured anew, because its code is what changes. What an older version of this
+    program wrote with other metrics is measured anew as well.
 
     Args:
         path: A JSON file, made if it does not exist; None to remember nothing.
@@ -67,6 +67,8 @@ class PeerCache:
         """The curve as measured before, or None."""
         entry = self._entries.get(self._key(job))
         if entry is None or isinstance(job.codec, AmbiCodec):
+            return None
+        if any(len(row) != len(Point._fields) for row in entry):
             return None
         points = tuple(Point(row[0], int(row[1]), *row[2:]) for row in entry)
         return Curve(job.codec.name, job.codec.description, points)
@@ -129,9 +131,7 @@ def dataset_curves(
         for i in waiting:
             keep(i, run_job(work[i]))
     else:
-        # Spawned, not forked: compiled code and its threads do not survive a fork. NumPy's matrix products,
-        # which SSIM consists of, would otherwise start as many threads as there are cores in each process.
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        # Spawned, not forked: compiled code and its threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(jobs, mp_context=context) as pool:
             futures = {pool.submit(run_job, work[i]): i for i in waiting}

@@ -87,11 +87,40 @@ def encode(
     ],
     target: Annotated[str, typer.Argument(metavar="OUT", help="File to write; - for stdout.")],
     quality: Annotated[
-        float,
+        float | None,
         typer.Option(
-            "-q", "--quality", min=1, max=100, help="1 (smallest) to 100 (best); 75 is usual."
+            "-q",
+            "--quality",
+            min=1,
+            max=100,
+            show_default="75",
+            help="1 (smallest) to 100 (best); 75 is usual.",
         ),
-    ] = 75.0,
+    ] = None,
+    target_size: Annotated[
+        str | None,
+        typer.Option(
+            "--target-size",
+            metavar="BYTES",
+            help="Instead of -q: the best quality whose file is not larger; 98304, 100kB, 96KiB, 1.5MB.",
+        ),
+    ] = None,
+    target_bpp: Annotated[
+        float | None,
+        typer.Option(
+            "--target-bpp",
+            metavar="X",
+            help="Likewise in bits of the whole file per pixel of the picture.",
+        ),
+    ] = None,
+    target_psnr: Annotated[
+        float | None,
+        typer.Option(
+            "--target-psnr",
+            metavar="DB",
+            help="Instead of -q: the smallest file whose PSNR is not lower.",
+        ),
+    ] = None,
     effort: Annotated[
         int,
         typer.Option(
@@ -119,6 +148,7 @@ def encode(
     Gray, RGB and palette pictures with or without transparency, up to 16384 x 16384. Transparency is
     coded without loss. Pixels are never rotated; ICC profile, EXIF and XMP are kept. 16-bit, CMYK and
     animated pictures are refused. The first run after installation compiles the codec (about a minute).
+    A target is met by a search over quality, which takes about six times as long as one encode.
     """
     from ambi_rl.cli.coding import encode_command
 
@@ -126,6 +156,9 @@ def encode(
         source,
         target,
         quality=quality,
+        target_size=target_size,
+        target_bpp=target_bpp,
+        target_psnr=target_psnr,
         effort=effort,
         bundle=bundle,
         strategist=None if strategist is None else strategist.value,

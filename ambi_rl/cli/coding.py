@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from ambi_rl.cli.streams import (
@@ -17,39 +18,47 @@ from ambi_rl.cli.streams import (
     read_input,
     write_output,
 )
-from ambi_rl.codec.api import EncodedImage, decode_image, encode_image, resolve_bundle
+from ambi_rl.codec.api import DEFAULT_QUALITY, decode_image, encode_image, resolve_bundle
 from ambi_rl.codec.container import MAX_PIXELS
 from ambi_rl.codec.image_io import (
     format_of_suffix,
-    image_from_raster,
     image_to_bytes,
     open_image,
 )
 from ambi_rl.codec.quality import STEP_SCALE
+from ambi_rl.codec.target import Attempt, Target, encode_to_target, make_target, parse_size
 from ambi_rl.codec.warmup import announce, ensure_compiled
-from ambi_rl.metrics import psnr
 
 
 def _shown(name: str, standard: str) -> str:
     return standard if name == STANDARD else name
 
 
-def _psnr(encoded: EncodedImage) -> float | None:
-    """PSNR in dB over gray or RGB samples, alpha left out; None if nothing was lost."""
-    source = image_from_raster(encoded.source)
-    mode = "L" if source.mode in ("L", "LA") else "RGB"
-    value = psnr(
-        np.asarray(source.convert(mode)),
-        np.asarray(encoded.decoded().convert(mode)),
-    )
-    return round(float(value), 3) if math.isfinite(value) else None
+def _progress(target: Target) -> Callable[[Attempt], None]:
+    """Tells on a terminal how the search for a target comes on."""
+    count = 0
+
+    def report(attempt: Attempt) -> None:
+        nonlocal count
+        count += 1
+        psnr = "" if attempt.psnr is None else f", {attempt.psnr:.2f} dB"
+        if sys.stderr.isatty():
+            announce(
+                f"target {target}, encode {count}: quality {attempt.quality:g}: "
+                f"{attempt.size:,} bytes{psnr}"
+            )
+
+    return report
 
 
 def encode_command(
     source: str,
     target: str,
     *,
-    quality: float,
+    quality: float | None,
+    target_size: str | None,
+    target_bpp: float | None,
+    target_psnr: float | None,
     effort: int,
     bundle: Path | None,
     strategist: str | None,
@@ -63,7 +72,10 @@ def encode_command(
     Args:
         source: Picture file, or `-`.
         target: File to write, or `-`.
-        quality: 1…100.
+        quality: 1…100; the default quality if None and there is no target.
+        target_size: Bytes that the file may have, with or without a unit.
+        target_bpp: Bits per pixel that the file may have.
+        target_psnr: PSNR in dB that the decoded picture should reach.
         effort: 0…9.
         bundle: Bundle file; the default bundle if None.
         strategist: Name of a strategist; the effort's if None.
@@ -72,6 +84,12 @@ def encode_command(
         as_json: Print the result as JSON.
         verbose: Print what the file consists of.
     """
+    asked = make_target(
+        quality=quality,
+        size=None if target_size is None else parse_size(target_size),
+        bpp=target_bpp,
+        psnr=target_psnr,
+    )
     check_output(source, target, overwrite=overwrite)
     # The format's own limit holds here, not Pillow's, which is lower: the user named the file.
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -80,13 +98,32 @@ def encode_command(
     image = open_image(data, _shown(source, "stdin"))
     ensure_compiled("encode", report=announce)
     start = time.perf_counter()
-    encoded = encode_image(
-        image, quality=quality, effort=effort, bundle=codec, strategist=strategist, strip=strip
-    )
+    attempts = 1
+    if asked is None:
+        encoded = encode_image(
+            image,
+            quality=DEFAULT_QUALITY if quality is None else quality,
+            effort=effort,
+            bundle=codec,
+            strategist=strategist,
+            strip=strip,
+        )
+    else:
+        found = encode_to_target(
+            image,
+            asked,
+            effort=effort,
+            bundle=codec,
+            strategist=strategist,
+            strip=strip,
+            report=_progress(asked),
+        )
+        encoded, attempts = found.encoded, len(found.attempts)
     seconds = time.perf_counter() - start
     write_output(target, encoded.data, overwrite=overwrite)
 
     container = encoded.container
+    psnr = encoded.psnr()
     size = len(encoded.data)
     values: dict[str, Any] = {
         "input": _shown(source, "stdin"),
@@ -96,9 +133,10 @@ def encode_command(
         "input_bytes": len(data),
         "bytes": size,
         "bpp": round(8 * size / (container.width * container.height), 4),
-        "psnr": _psnr(encoded),
+        "psnr": round(psnr, 3) if math.isfinite(psnr) else None,
         "seconds": round(seconds, 3),
         "quality": container.quality,
+        "attempts": attempts,
         "step": container.step / STEP_SCALE,
         "strategist": encoded.strategist.name,
         "bundle_id": container.bundle_id,
@@ -110,6 +148,8 @@ def encode_command(
         f"{values['input']} {container.width}x{container.height} -> {values['output']}: "
         f"{size:,} bytes, {values['bpp']:.3f} bpp, PSNR {quality_text}, {seconds:.2f} s"
     )
+    if asked is not None:
+        text += f", quality {container.quality:g} after {attempts} encodes"
     if verbose:
         sections = ", ".join(f"{name} {length:,}" for name, length in values["sections"].items())
         text += (

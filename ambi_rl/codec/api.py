@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 from ambi_rl.codec.alpha import decode_alpha, encode_alpha
@@ -26,6 +29,20 @@ from ambi_rl.codec.warmup import announce, ensure_compiled
 from ambi_rl.errors import CorruptFileError
 
 BundleLike = Bundle | str | os.PathLike[str]
+DEFAULT_QUALITY = 75.0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A picture ready to be coded any number of times: what does not depend on the quality.
+
+    Attributes:
+        raster: Its planes, alpha and (what is kept of its) metadata.
+        sections: Payloads of everything but the picture itself.
+    """
+
+    raster: Raster
+    sections: Mapping[Section, bytes]
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,19 @@ class EncodedImage:
         """The picture that a decoder will return, from the encoder's own reconstruction."""
         return image_from_raster(Raster(self.frame.planes, self.source.alpha, self.source.metadata))
 
+    def psnr(self) -> float:
+        """PSNR of what a decoder will return, in dB over its 8-bit gray or RGB samples; inf if equal.
+
+        Alpha is left out: it is coded without loss.
+        """
+        mode = "L" if self.source.planes.shape[0] == 1 else "RGB"
+        source, decoded = (
+            np.asarray(image.convert(mode), np.int32)
+            for image in (image_from_raster(self.source), self.decoded())
+        )
+        error = float(np.mean(np.square(source - decoded), dtype=np.float64))
+        return math.inf if error == 0 else 10 * math.log10(255 * 255 / error)
+
 
 def resolve_bundle(bundle: BundleLike | None) -> Bundle:
     """Turn what a caller may give as a bundle (a path, a bundle, None for the default) into one."""
@@ -65,50 +95,88 @@ def resolve_strategist(strategist: Strategist | str | None, effort: int) -> Stra
     return strategist if isinstance(strategist, Strategist) else by_name(strategist)
 
 
-def encode_image(
-    image: Image.Image,
-    *,
-    quality: float = 75,
-    effort: int = 5,
-    bundle: BundleLike | None = None,
-    strategist: Strategist | str | None = None,
-    strip: bool = False,
-) -> EncodedImage:
-    """Encode a picture; arguments and errors as for `ambi_rl.encode`."""
-    quality = round(quality, 2) if isinstance(quality, float) else quality
-    step = step_from_quality(quality)
-    chosen = resolve_strategist(strategist, effort)
-    codec = resolve_bundle(bundle)
+def prepare_image(image: Image.Image, *, strip: bool = False) -> Prepared:
+    """Read a picture and code what does not depend on the quality: alpha and metadata.
+
+    Args:
+        image: As for `ambi_rl.encode`.
+        strip: Leave out ICC profile, EXIF and XMP.
+
+    Raises:
+        UnsupportedImageError: see `raster_from_image`.
+        ImageTooLargeError: see `raster_from_image`.
+        CorruptFileError: see `raster_from_image`.
+    """
     raster = raster_from_image(image)
-    ensure_compiled("encode", report=announce)
     metadata = raster.metadata.stripped() if strip else raster.metadata
-    frame = encode_frame(raster.planes, step, codec, chosen)
     sections = {
         Section.ICC: metadata.icc,
         Section.EXIF: metadata.exif,
         Section.XMP: metadata.xmp,
         Section.ALPHA: None if raster.alpha is None else encode_alpha(raster.alpha),
-        Section.PICTURE: frame.payload,
     }
+    return Prepared(
+        Raster(raster.planes, raster.alpha, metadata),
+        {kind: payload for kind, payload in sections.items() if payload is not None},
+    )
+
+
+def encode_prepared(
+    prepared: Prepared, *, quality: float, bundle: Bundle, strategist: Strategist
+) -> EncodedImage:
+    """Code a prepared picture as a file.
+
+    Args:
+        prepared: The picture.
+        quality: 1…100 in hundredths.
+        bundle: The codec bundle.
+        strategist: Who decides.
+
+    Raises:
+        UsageError: The quality is not a number from 1 to 100.
+        BundleError: The bundle holds no policy and the strategist needs one.
+    """
+    step = step_from_quality(quality)
+    raster = prepared.raster
+    frame = encode_frame(raster.planes, step, bundle, strategist)
     planes, height, width = raster.planes.shape
     container = Container(
         width=width,
         height=height,
         colour=Colour.GRAY if planes == 1 else Colour.YCBCR,
         step=step,
-        bundle_id=codec.id,
+        bundle_id=bundle.id,
         planes_crc=crc_of_planes(frame.planes),
-        sections={kind: payload for kind, payload in sections.items() if payload is not None},
+        sections={**prepared.sections, Section.PICTURE: frame.payload},
         quality=quality,
-        orientation=metadata.orientation,
+        orientation=raster.metadata.orientation,
     )
     return EncodedImage(
         data=write_container(container),
         container=container,
         frame=frame,
-        source=Raster(raster.planes, raster.alpha, metadata),
-        strategist=chosen,
+        source=raster,
+        strategist=strategist,
     )
+
+
+def encode_image(
+    image: Image.Image,
+    *,
+    quality: float = DEFAULT_QUALITY,
+    effort: int = 5,
+    bundle: BundleLike | None = None,
+    strategist: Strategist | str | None = None,
+    strip: bool = False,
+) -> EncodedImage:
+    """Encode a picture at a quality; arguments and errors as for `ambi_rl.encode`."""
+    quality = round(quality, 2) if isinstance(quality, float) else quality
+    step_from_quality(quality)  # What is out of range is refused before any work is done.
+    chosen = resolve_strategist(strategist, effort)
+    codec = resolve_bundle(bundle)
+    prepared = prepare_image(image, strip=strip)
+    ensure_compiled("encode", report=announce)
+    return encode_prepared(prepared, quality=quality, bundle=codec, strategist=chosen)
 
 
 def decode_container(container: Container, bundle: Bundle) -> Raster:
