@@ -60,8 +60,9 @@ AUTO_CHROMA = -1
 AUTO_TRANSFORM = -1
 """Let the kernel choose luma's transform."""
 
-_BITS_OF_UNUSUAL = 1.0
-"""About what naming another than the usual transform costs."""
+_BITS_OF_UNUSUAL = 3.0
+"""How much better, in bits, another than the usual transform must look: its name costs one or two, and the
+least of four rough estimates tends to be one that errs."""
 
 SAME, FROM_LUMA, CHROMA_PLANAR, CHROMA_DC = range(4)
 """Chroma strategies: luma's predictor, chroma-from-luma, planar, DC."""

@@ -207,6 +207,16 @@ def _step_paths(
 
 
 @kernel
+def _may_start(value: int, step: int) -> bool:
+    """Whether a coefficient may be the last level of a block.
+
+    A path starts in quantizer 0, whose first level is 2·step: below step nothing is gained, and below
+    5/4 of it less than three bits are worth.
+    """
+    return 4 * value > 5 * step
+
+
+@kernel
 def _start_path(
     s: Work,
     m: Model,
@@ -331,13 +341,12 @@ def quantize(
             energy_of_row += value * value
             largest = max(largest, abs(value))
         total += energy_of_row
-    # A path starts in quantizer 0 with a level that is not zero, so at least as far as 2·step is near.
-    if largest <= step:
+    if not _may_start(largest, step):
         return -1, total, 0.0
     start = size * size - 1
     while True:
         cell = int(scan[start])
-        if abs(int(s.coefficients[cell // _SIDE, cell % _SIDE])) > step:
+        if _may_start(abs(int(s.coefficients[cell // _SIDE, cell % _SIDE])), step):
             break
         start -= 1
     last_costs(m, plane, size, energy, group, step_context, s.costs)
@@ -359,7 +368,7 @@ def quantize(
         _step_paths(
             s, m, turn, position, value, step, lagrangian, kind, row, col, size, plane, energy
         )
-        if value > step:
+        if _may_start(value, step):
             _start_path(
                 s, m, turn, position, value, step, lagrangian, kind, row, col, size, plane, energy
             )

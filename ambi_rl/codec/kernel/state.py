@@ -78,6 +78,7 @@ WORK = np.dtype(
         ("satd", np.float64, (layout.MAX_STRATEGIES,)),
         ("order", np.int64, (layout.MAX_STRATEGIES,)),
         ("refined", np.float64, (layout.MAX_STRATEGIES,)),
+        ("transforms", np.int64, (layout.MAX_STRATEGIES,)),
         ("estimate", np.float64, (3,)),
         ("reference", np.int32, (3, 2, REFERENCE)),
         ("line", np.int32, (REFERENCE + _SIDE,)),
@@ -149,6 +150,7 @@ class Work(Protocol):
     satd: F64
     order: I64
     refined: F64
+    transforms: I64
     estimate: F64
     reference: I32
     line: I32

@@ -24,7 +24,7 @@ class Strategist:
         candidates: Strategies whose exact cost is computed in each node (search, guided).
         offset_span: Quantization offsets tried on each side of the neutral one (search, guided).
         exact_chroma: Try every chroma strategy exactly (search, guided).
-        exact_transform: Try every transform of the best strategy exactly (search, guided).
+        transformed: For how many of the best candidates every transform is tried exactly (search, guided).
         leaf_below: Probability of a split below which the policy's leaf is final (guided).
         split_above: Probability of a split above which no leaf is tried (guided).
         stop_empty: Do not split a block that needs no levels (search, guided).
@@ -36,7 +36,7 @@ class Strategist:
     candidates: int = 1
     offset_span: int = 0
     exact_chroma: bool = False
-    exact_transform: bool = False
+    transformed: int = 0
     leaf_below: float = 0.0
     split_above: float = 1.0
     stop_empty: bool = True
@@ -55,7 +55,7 @@ class Strategist:
             candidates=self.candidates,
             offset_span=self.offset_span,
             exact_chroma=self.exact_chroma,
-            exact_transform=self.exact_transform,
+            transformed=self.transformed,
             leaf_below=self.leaf_below,
             split_above=self.split_above,
             stop_empty=self.stop_empty,
@@ -73,8 +73,8 @@ EFFORTS: tuple[Strategist, ...] = (
     Strategist("guided", candidates=5, leaf_below=0.02, split_above=0.98),
     Strategist("search", candidates=1),
     Strategist("search", candidates=3),
-    Strategist("search", candidates=5, fine=True, exact_transform=True),
-    Strategist("search", candidates=8, fine=True, exact_chroma=True, exact_transform=True),
+    Strategist("search", candidates=5, fine=True, transformed=1),
+    Strategist("search", candidates=8, fine=True, exact_chroma=True, transformed=2),
     Strategist(
         "search",
         candidates=16,

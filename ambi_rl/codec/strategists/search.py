@@ -75,7 +75,7 @@ class Plan(NamedTuple):
         candidates: Strategies that are tried exactly in each node.
         offset_span: Offsets tried on each side of the neutral one.
         exact_chroma: Whether each chroma strategy is tried exactly.
-        exact_transform: Whether each transform is tried exactly, for the best strategy.
+        transformed: For how many of the best strategies each transform is tried exactly.
         leaf_below: GUIDED: probability of a split under which no split is tried.
         split_above: GUIDED: probability of a split above which no leaf is tried.
         stop_empty: Whether a block without levels is never split.
@@ -88,7 +88,7 @@ class Plan(NamedTuple):
     candidates: int
     offset_span: int
     exact_chroma: bool
-    exact_transform: bool
+    transformed: int
     leaf_below: float
     split_above: float
     stop_empty: bool
@@ -171,6 +171,16 @@ def _luma_cost(
 
 
 @kernel
+def _least(s: Work, count: int) -> int:
+    """Index of the least of the first `count` costs in `s.refined`."""
+    least = 0
+    for i in range(1, count):
+        if s.refined[i] < s.refined[least]:
+            least = i
+    return least
+
+
+@kernel
 def _best_leaf(
     p: Picture, s: Work, c: Constants, m: Model, net: Network, plan: Plan, y: int, x: int, log2: int
 ) -> float:
@@ -191,24 +201,29 @@ def _best_leaf(
     if plan.kind == GUIDED:
         _, best_offset = policy_decision(s, strategies, int(c.counts[NUM_OFFSETS]), log2)
     best_transform = AUTO_TRANSFORM
-    if wanted > 1 or plan.offset_span > 0 or plan.exact_transform:
+    if wanted > 1 or plan.offset_span > 0 or plan.transformed > 0:
         best_cost = 1e300
         for i in range(wanted):
             k = int(s.order[i])
             cost, transform = _luma_cost(
                 p, s, c, m, y, x, log2, k, best_offset, energy, AUTO_TRANSFORM
             )
+            s.refined[i] = cost
+            s.transforms[i] = transform
             if cost < best_cost:
                 best_cost = cost
                 best = k
                 best_transform = transform
-        if plan.exact_transform and has_transforms(1 << log2):
-            chosen = best_transform
+        for _ in range(min(plan.transformed, wanted) if has_transforms(1 << log2) else 0):
+            i = _least(s, wanted)
+            s.refined[i] = 1e300
+            k = int(s.order[i])
             for kind in range(tables.NUM_TRANSFORMS):
-                if kind != chosen:
-                    cost, _ = _luma_cost(p, s, c, m, y, x, log2, best, best_offset, energy, kind)
+                if kind != s.transforms[i]:
+                    cost, _ = _luma_cost(p, s, c, m, y, x, log2, k, best_offset, energy, kind)
                     if cost < best_cost:
                         best_cost = cost
+                        best = k
                         best_transform = kind
         first = max(int(c.counts[NEUTRAL]) - plan.offset_span, 0)
         last = min(int(c.counts[NEUTRAL]) + plan.offset_span, int(c.counts[NUM_OFFSETS]) - 1)
