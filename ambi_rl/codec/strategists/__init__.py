@@ -80,7 +80,7 @@ EFFORTS: tuple[Strategist, ...] = (
         candidates=16,
         fine=True,
         exact_chroma=True,
-        exact_transform=True,
+        transformed=4,
         stop_empty=False,
     ),
 )
