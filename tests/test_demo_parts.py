@@ -41,7 +41,7 @@ OFFSETS = [-2, 0, 2]
 def decision(
     y: int, x: int, size: int, strategy: int, offset: int = 1, chroma: int = 0
 ) -> Decision:
-    return Decision(y, x, size, strategy, offset, chroma)
+    return Decision(y, x, size, strategy, offset, chroma, 0)
 
 
 def test_directions_go_around_continuously() -> None:

@@ -218,13 +218,18 @@ def test_search_decisions_replay_exactly() -> None:
     assert patch is not None
     search = Strategist("search", candidates=2)
     frame = encode_frame(patch.planes, patch.step, bundle, search)
-    chroma = {(d.y, d.x): d.chroma for d in frame.decisions}
+    leaves = {(d.y, d.x): d for d in frame.decisions}
     process = BlockCodingBatch(1, 64, 64, bundle, threads=1)
     process.load(0, patch.planes, patch.step)
     for decision, offset in decision_sequence(frame.decisions, 64, 64, bundle.offsets.index(0)):
         y, x, _ = process.node(0)
-        kind = chroma.get((y, x), 0)
-        process.step(np.array([decision]), np.array([offset]), np.array([kind]))
+        leaf = leaves[y, x]
+        process.step(
+            np.array([decision]),
+            np.array([offset]),
+            np.array([leaf.chroma]),
+            np.array([leaf.transform]),
+        )
     assert process.done[0]
     assert process.total_cost(0) == frame.cost
     np.testing.assert_array_equal(process.reconstruction(0), frame.planes)

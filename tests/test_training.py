@@ -266,11 +266,11 @@ def test_credit_reads_the_observation_as_it_is_made() -> None:
 
 def test_decision_sequence_visits_in_coding_order() -> None:
     leaves = [
-        Decision(0, 0, 16, 3, 1, 0),
-        Decision(0, 16, 16, 4, 0, 0),
-        Decision(16, 0, 16, 5, 2, 0),
-        Decision(16, 16, 16, 6, 0, 0),
-        Decision(0, 32, 4, 7, 0, 0),
+        Decision(0, 0, 16, 3, 1, 0, 0),
+        Decision(0, 16, 16, 4, 0, 0, 0),
+        Decision(16, 0, 16, 5, 2, 0, 0),
+        Decision(16, 16, 16, 6, 0, 0, 0),
+        Decision(0, 32, 4, 7, 0, 0, 0),
     ]
     # The second superblock crosses the border and is split without a step.
     assert decision_sequence(leaves[:4], 32, 32, 1).tolist() == [
@@ -281,7 +281,7 @@ def test_decision_sequence_visits_in_coding_order() -> None:
         [7, 0],
     ]
     narrow = decision_sequence(
-        [*leaves, *(Decision(y, 32, 4, 0, 0, 0) for y in range(4, 32, 4))], 32, 36, 1
+        [*leaves, *(Decision(y, 32, 4, 0, 0, 0, 0) for y in range(4, 32, 4))], 32, 36, 1
     )
     assert len(narrow) == 5 + 8
 

@@ -102,6 +102,7 @@ def _step_range(
     decisions: npt.NDArray[np.int32],
     offsets: npt.NDArray[np.int32],
     chromas: npt.NDArray[np.int32],
+    transforms: npt.NDArray[np.int32],
     bits: Floats,
     error: Floats,
     done: npt.NDArray[np.bool_],
@@ -128,7 +129,7 @@ def _step_range(
             decisions[b] = rank_strategies(p, s, c, m, y, x, log2, False) + 1
         before = p.state.registers[BITS]
         error[b] = code_node(
-            p, s, c, int(decisions[b]), int(offsets[b]), int(chromas[b]), AUTO_TRANSFORM
+            p, s, c, int(decisions[b]), int(offsets[b]), int(chromas[b]), int(transforms[b])
         )
         bits[b] = (p.state.registers[BITS] - before) / 65536
         done[b] = p.state.control[NODE_LOG2] == 0
@@ -188,6 +189,7 @@ class BlockCodingBatch:
         self.taken = np.zeros(batch, np.int32)
         self._offsets = np.zeros(batch, np.int32)
         self._chromas = np.full(batch, AUTO_CHROMA, np.int32)
+        self._transforms = np.full(batch, AUTO_TRANSFORM, np.int32)
         workers = max(1, min(threads or os.cpu_count() or 1, batch))
         self._work = [self._context.work() for _ in range(workers)]
         # More ranges than threads: pictures differ in what they cost, and who is done takes the next range.
@@ -263,15 +265,18 @@ class BlockCodingBatch:
         decisions: npt.NDArray[np.integer],
         offsets: npt.NDArray[np.integer],
         chromas: npt.NDArray[np.integer] | None = None,
+        transforms: npt.NDArray[np.integer] | None = None,
     ) -> None:
         """Take a decision [B] and an offset [B] in every process that is not done.
 
         A decision that is not valid (splitting a 4x4 block) becomes the strategy of least estimated cost;
-        `taken` says what was done. Without `chromas` the kernel chooses the chroma strategy.
+        `taken` says what was done. Without `chromas` the kernel chooses the chroma
+        strategy, without `transforms` the transform of luma.
         """
         self.taken[:] = decisions
         self._offsets[:] = offsets
         self._chromas[:] = AUTO_CHROMA if chromas is None else chromas
+        self._transforms[:] = AUTO_TRANSFORM if transforms is None else transforms
         constants = self._context.constants
 
         def run(worker: int, first: int, last: int) -> None:
@@ -284,6 +289,7 @@ class BlockCodingBatch:
                 self.taken,
                 self._offsets,
                 self._chromas,
+                self._transforms,
                 self.bits,
                 self.error,
                 self.done,

@@ -158,7 +158,7 @@ def choose_transform(p: Picture, s: Work, c: Constants, size: int) -> int:
 
 
 @kernel
-def _dequantize(
+def dequantize(
     s: Work, c: Constants, plane: int, size: int, step: int, last: int
 ) -> tuple[int, int]:
     """coefficients = what the levels stand for, clamped; return the rows and columns not all zero."""
@@ -200,7 +200,7 @@ def _reconstruct(
     """decoded = prediction + inverse transform of the levels up to scan position `last`, −1 for none."""
     coded = last >= 0
     if coded:
-        rows, cols = _dequantize(s, c, plane, size, step, last)
+        rows, cols = dequantize(s, c, plane, size, step, last)
         down, across = bases_of(kind, size)
         inverse(
             c.transforms[across],
