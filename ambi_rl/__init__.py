@@ -24,6 +24,7 @@ def encode(
     bundle: Bundle | str | os.PathLike[str] | None = None,
     strategist: Strategist | str | None = None,
     strip: bool = False,
+    restoration: bool | None = None,
 ) -> bytes:
     """Encode a picture.
 
@@ -38,6 +39,8 @@ def encode(
         strategist: Who decides, instead of the one that `effort` stands for: "fixed", "search", "policy",
             "guided", or a `Strategist`.
         strip: Leave out ICC profile, EXIF and XMP (the orientation is kept).
+        restoration: Have decoders filter the picture with the bundle's learned filter (True), or not
+            (False); if None, they do where the bundle has one and, from effort 7 on, it lowers the error.
 
     Returns:
         The file's bytes.
@@ -47,7 +50,8 @@ def encode(
         UnsupportedImageError: 16 bits, CMYK, animation, or another mode that would not keep what it holds.
         ImageTooLargeError: over 16384 pixels a side.
         CorruptFileError: the picture was opened from a damaged file.
-        BundleError: the bundle cannot be used, or holds no policy and the effort needs one.
+        BundleError: the bundle cannot be used, or holds no policy and the effort needs one, or no
+            restoration and it is asked for.
     """
     # Deferred, here and below, so that `import ambi_rl` does not wait for Numba.
     from ambi_rl.codec.api import encode_image
@@ -59,6 +63,7 @@ def encode(
         bundle=bundle,
         strategist=strategist,
         strip=strip,
+        restoration=restoration,
     ).data
 
 
@@ -67,6 +72,7 @@ def decode(
     *,
     bundle: Bundle | str | os.PathLike[str] | None = None,
     max_pixels: int | None = None,
+    restoration: bool = True,
 ) -> Image.Image:
     """Decode a file that `encode` returned.
 
@@ -76,6 +82,7 @@ def decode(
             bundle and the folders that the environment variable AMBI_BUNDLES names are looked through.
         max_pixels: Refuse larger pictures, as protection against files you do not trust; None stands for
             the format's own limit, 16384 x 16384.
+        restoration: Filter the picture where its file asks for it; False shows the plain decoding.
 
     Returns:
         A picture of mode L, LA, RGB or RGBA. ICC profile, EXIF and XMP are in its `info`, under Pillow's
@@ -93,5 +100,8 @@ def decode(
     from ambi_rl.codec.container import MAX_PIXELS
 
     return decode_image(
-        data, bundle=bundle, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels
+        data,
+        bundle=bundle,
+        max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+        restoration=restoration,
     )

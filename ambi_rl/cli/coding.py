@@ -55,6 +55,7 @@ def encode_command(
     strategist: str | None,
     overwrite: bool,
     strip: bool,
+    restoration: bool,
     as_json: bool,
     verbose: bool,
 ) -> None:
@@ -69,6 +70,7 @@ def encode_command(
         strategist: Name of a strategist; the effort's if None.
         overwrite: Replace an existing target.
         strip: Leave out ICC, EXIF and XMP.
+        restoration: Have the picture filtered after decoding if the bundle can.
         as_json: Print the result as JSON.
         verbose: Print what the file consists of.
     """
@@ -81,7 +83,13 @@ def encode_command(
     ensure_compiled("encode", report=announce)
     start = time.perf_counter()
     encoded = encode_image(
-        image, quality=quality, effort=effort, bundle=codec, strategist=strategist, strip=strip
+        image,
+        quality=quality,
+        effort=effort,
+        bundle=codec,
+        strategist=strategist,
+        strip=strip,
+        restoration=None if restoration else False,
     )
     seconds = time.perf_counter() - start
     write_output(target, encoded.data, overwrite=overwrite)
@@ -101,6 +109,7 @@ def encode_command(
         "quality": container.quality,
         "step": container.step / STEP_SCALE,
         "strategist": encoded.strategist.name,
+        "restoration": container.restoration.name.lower(),
         "bundle_id": container.bundle_id,
         "blocks": len(encoded.frame.decisions),
         "sections": {kind.name.lower(): len(p) for kind, p in container.sections.items()},
@@ -114,7 +123,8 @@ def encode_command(
         sections = ", ".join(f"{name} {length:,}" for name, length in values["sections"].items())
         text += (
             f"\nstrategist {values['strategist']}, quality {container.quality:g}, "
-            f"step {values['step']:g}, {values['blocks']:,} blocks, bundle {container.bundle_id}"
+            f"step {values['step']:g}, {values['blocks']:,} blocks, "
+            f"restoration {values['restoration']}, bundle {container.bundle_id}"
             f"\nsections (bytes): {sections}"
         )
     print_result(target, text, values, as_json=as_json)
@@ -127,6 +137,7 @@ def decode_command(
     bundle: Path | None,
     max_pixels: int | None,
     overwrite: bool,
+    restoration: bool,
     as_json: bool,
     verbose: bool,
 ) -> None:
@@ -138,6 +149,7 @@ def decode_command(
         bundle: Bundle file to try first.
         max_pixels: Refuse larger pictures; the format's limit if None.
         overwrite: Replace an existing target.
+        restoration: Filter the picture where the file asks for it.
         as_json: Print the result as JSON.
         verbose: Print the picture's mode and metadata.
     """
@@ -148,7 +160,10 @@ def decode_command(
     ensure_compiled("decode", report=announce)
     start = time.perf_counter()
     image = decode_image(
-        data, bundle=explicit, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels
+        data,
+        bundle=explicit,
+        max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+        restoration=restoration,
     )
     seconds = time.perf_counter() - start
     write_output(target, image_to_bytes(image, image_format), overwrite=overwrite)

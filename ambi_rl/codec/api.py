@@ -13,17 +13,19 @@ from ambi_rl.codec.container import (
     MAX_PIXELS,
     Colour,
     Container,
+    Restoration,
     Section,
     crc_of_planes,
     read_container,
     write_container,
 )
-from ambi_rl.codec.frame import EncodedFrame, decode_frame, encode_frame
+from ambi_rl.codec.frame import EncodedFrame, Planes, decode_frame, encode_frame
 from ambi_rl.codec.image_io import Metadata, Raster, image_from_raster, raster_from_image
 from ambi_rl.codec.quality import step_from_quality
+from ambi_rl.codec.restoration import best_strength, restore
 from ambi_rl.codec.strategists import Strategist, by_name, for_effort
 from ambi_rl.codec.warmup import announce, ensure_compiled
-from ambi_rl.errors import CorruptFileError
+from ambi_rl.errors import BundleError, CorruptFileError
 
 BundleLike = Bundle | str | os.PathLike[str]
 
@@ -38,6 +40,7 @@ class EncodedImage:
         frame: The coded planes: decisions, cost and reconstruction.
         source: The picture as it was given to the coder.
         strategist: Who decided.
+        bundle: What it was coded with.
     """
 
     data: bytes
@@ -45,10 +48,12 @@ class EncodedImage:
     frame: EncodedFrame
     source: Raster
     strategist: Strategist
+    bundle: Bundle
 
     def decoded(self) -> Image.Image:
         """The picture that a decoder will return, from the encoder's own reconstruction."""
-        return image_from_raster(Raster(self.frame.planes, self.source.alpha, self.source.metadata))
+        planes = restored(self.frame.planes, self.container, self.bundle)
+        return image_from_raster(Raster(planes, self.source.alpha, self.source.metadata))
 
 
 def resolve_bundle(bundle: BundleLike | None) -> Bundle:
@@ -65,6 +70,51 @@ def resolve_strategist(strategist: Strategist | str | None, effort: int) -> Stra
     return strategist if isinstance(strategist, Strategist) else by_name(strategist)
 
 
+def choose_restoration(
+    wanted: bool | None, frame: EncodedFrame, source: Planes, step: int, bundle: Bundle, weigh: bool
+) -> Restoration:
+    """Decide how a picture will be filtered after decoding.
+
+    Args:
+        wanted: True or False as the caller wishes; None for yes if the bundle can.
+        frame: The coded picture.
+        source: int16 [P, H, W], what was coded.
+        step: Quantizer step in 1/64 of an 8-bit code value.
+        bundle: With or without restoration.
+        weigh: Find the strength of least squared error instead of taking the full one.
+
+    Raises:
+        BundleError: It is wanted and the bundle has none.
+    """
+    if wanted and not bundle.restoration:
+        raise BundleError(
+            "the bundle holds no restoration; leave it to the bundle, or use one that has it"
+        )
+    if wanted is False or not bundle.restoration:
+        return Restoration.OFF
+    if not weigh:
+        return Restoration.FULL
+    choices = {kind.strength: kind for kind in Restoration}
+    return choices[best_strength(source, frame.planes, step, bundle.restoration, list(choices))]
+
+
+def restored(planes: Planes, container: Container, bundle: Bundle) -> Planes:
+    """The planes that are shown: decoded ones after the filter that the file asks for.
+
+    Raises:
+        CorruptFileError: The file asks for one and its bundle has none.
+    """
+    if container.restoration is Restoration.OFF:
+        return planes
+    if not bundle.restoration:
+        raise CorruptFileError(
+            "the header asks for restoration, which the file's bundle does not hold, so no encoder "
+            "wrote it; encode the file again"
+        )
+    strength = container.restoration.strength
+    return restore(planes, container.step, bundle.restoration, strength)
+
+
 def encode_image(
     image: Image.Image,
     *,
@@ -73,6 +123,7 @@ def encode_image(
     bundle: BundleLike | None = None,
     strategist: Strategist | str | None = None,
     strip: bool = False,
+    restoration: bool | None = None,
 ) -> EncodedImage:
     """Encode a picture; arguments and errors as for `ambi_rl.encode`."""
     quality = round(quality, 2) if isinstance(quality, float) else quality
@@ -83,6 +134,9 @@ def encode_image(
     ensure_compiled("encode", report=announce)
     metadata = raster.metadata.stripped() if strip else raster.metadata
     frame = encode_frame(raster.planes, step, codec, chosen)
+    filtering = choose_restoration(
+        restoration, frame, raster.planes, step, codec, chosen.weighs_restoration
+    )
     sections = {
         Section.ICC: metadata.icc,
         Section.EXIF: metadata.exif,
@@ -101,6 +155,7 @@ def encode_image(
         sections={kind: payload for kind, payload in sections.items() if payload is not None},
         quality=quality,
         orientation=metadata.orientation,
+        restoration=filtering,
     )
     return EncodedImage(
         data=write_container(container),
@@ -108,11 +163,17 @@ def encode_image(
         frame=frame,
         source=Raster(raster.planes, raster.alpha, metadata),
         strategist=chosen,
+        bundle=codec,
     )
 
 
-def decode_container(container: Container, bundle: Bundle) -> Raster:
+def decode_container(container: Container, bundle: Bundle, *, restoration: bool = True) -> Raster:
     """Decode a parsed file with the bundle it was coded with.
+
+    Args:
+        container: The file.
+        bundle: The one that its id names.
+        restoration: Filter the picture if the file asks for it.
 
     Raises:
         CorruptFileError: the picture or alpha section is damaged, or the decoded planes are not the
@@ -141,16 +202,21 @@ def decode_container(container: Container, bundle: Bundle) -> Raster:
         xmp=container.sections.get(Section.XMP),
         orientation=container.orientation,
     )
+    if restoration:
+        planes = restored(planes, container, bundle)
     return Raster(planes, alpha_plane, metadata)
 
 
 def decode_image(
-    data: bytes, *, bundle: BundleLike | None = None, max_pixels: int = MAX_PIXELS
+    data: bytes,
+    *,
+    bundle: BundleLike | None = None,
+    max_pixels: int = MAX_PIXELS,
+    restoration: bool = True,
 ) -> Image.Image:
     """Decode a file; arguments and errors as for `ambi_rl.decode`."""
     container = read_container(data, max_pixels=max_pixels)
     ensure_compiled("decode", report=announce)
     explicit = None if bundle is None else resolve_bundle(bundle)
-    return image_from_raster(
-        decode_container(container, find_bundle(container.bundle_id, explicit))
-    )
+    found = find_bundle(container.bundle_id, explicit)
+    return image_from_raster(decode_container(container, found, restoration=restoration))
