@@ -76,13 +76,20 @@ class Bundle:
     @cached_property
     def id(self) -> str:
         """16 hexadecimal digits over exactly what a decoded picture depends on, so not over the policy."""
+        filters = {f"{_RESTORATION}/{name}": t for name, t in self.restoration.items()}
+        return self._digest(self.entropy | filters)
+
+    @cached_property
+    def planes_id(self) -> str:
+        """16 hexadecimal digits over what planes before restoration depend on."""
+        return self._digest(self.entropy)
+
+    def _digest(self, tensors: Tensors) -> str:
         digest = hashlib.sha256()
         facts = {key: self.manifest[key] for key in _DECODING_KEYS}
         digest.update(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode())
-        # Without restoration the names are the entropy model's own: older bundles keep their ids.
-        named = self.entropy | {f"{_RESTORATION}/{n}": t for n, t in self.restoration.items()}
-        for name in sorted(named):
-            tensor = _little_endian(named[name])
+        for name in sorted(tensors):
+            tensor = _little_endian(tensors[name])
             digest.update(f"\n{name} {tensor.dtype.str} {list(tensor.shape)}\n".encode())
             digest.update(tensor.tobytes())
         return digest.hexdigest()[:16]

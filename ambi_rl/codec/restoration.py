@@ -1,9 +1,10 @@
 """The learned filter after decoding: a small convolutional network, in numpy.
 
-Decoded planes are cut into F×F cells whose samples become 3·F² channels. A 3×3 convolution (`head`) takes them
-to C channels, B residual blocks h + conv(relu(conv(h))) follow, and a 3×3 convolution of relu(h) (`tail`) gives
-3·F² channels, which are put back in place, multiplied by the quantizer step and added. Samples beyond the
-picture's border count as zero in every convolution.
+Decoded planes, minus 512 and divided by the quantizer step, are cut into F×F cells whose samples become 3·F²
+channels. A 3×3 convolution (the head) takes them to C channels, residual blocks h + conv(relu(conv(h)))
+follow, and a 3×3 convolution of relu(h) (the tail) gives 3·F² channels, which are put back in place,
+multiplied by the step and added. Beyond the picture's border the head sees the samples at the border
+again; the other convolutions see zeros.
 
 What a convolution does depends on the step Δ: with x = (log2 Δ − 4)/2 its outputs are multiplied by
 exp(gain·(x, x²)), and bias·(1, x, x²) is added. One network serves all qualities, and the multiplication is
@@ -32,9 +33,7 @@ Floats = npt.NDArray[np.float32]
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 MIDDLE = 512
-"""What is taken from a sample before the network sees it…"""
-INPUT_SCALE = 256
-"""… and what it is divided by."""
+"""What is taken from a sample before the network sees it."""
 STEP_RANGE = (1.0, 256.0)
 """Steps beyond these, in code values, are taken for these: the network was not trained there."""
 CODE_VALUE = 4
@@ -133,15 +132,15 @@ def validate_tensors(tensors: Tensors) -> None:
         if not np.isfinite(tensor).all():
             raise _fail(name, "has values that are not finite")
     for step in STEP_RANGE:
-        _check_magnitude(tensors, len(shapes) // 3, step)
+        _check_magnitude(tensors, step)
 
 
-def _check_magnitude(tensors: Tensors, count: int, step: float) -> None:
+def _check_magnitude(tensors: Tensors, step: float) -> None:
     """Refuse weights with which some picture would overflow."""
-    bound = 2.0
+    bound = MIDDLE / (CODE_VALUE * step)
     # Infinite bounds are what is looked for, so they are no fault here.
     with np.errstate(over="ignore", invalid="ignore"):
-        for k in range(count):
+        for k in range(len(tensors) // 3):
             weights, bias = _folded(tensors, k, step)
             rise = np.abs(weights).sum(axis=(1, 2, 3)).max() * bound + np.abs(bias).max()
             bound = rise if k == 0 else bound + rise
@@ -167,7 +166,7 @@ def network_for(tensors: Tensors, step: int) -> Network:
     for k in range(count):
         weights, bias = _folded(tensors, k, delta)
         if k == 0:
-            weights /= INPUT_SCALE
+            weights /= CODE_VALUE * delta
         if k == count - 1:
             weights *= CODE_VALUE * delta
             bias *= CODE_VALUE * delta
@@ -212,27 +211,29 @@ class _Area(NamedTuple):
         ]
 
 
-class _Activations:
-    """Activations [C, rows, columns] of an area, with zeros where the next convolution looks beyond a border.
+class _Activations(NamedTuple):
+    """Activations of an area of cells, which may reach beyond the picture.
 
-    Args:
-        channels: C.
-        area: What the next convolution looks at, one more cell on each side than it gives.
-        height: Cells of the picture.
-        width: Cells of the picture.
+    Attributes:
+        array: float32 [C, rows, columns].
+        area: Where.
     """
 
-    def __init__(self, channels: int, area: _Area, height: int, width: int) -> None:
-        self.area = area
-        self.inside = area.within(height, width)
-        shape = channels, area.bottom - area.top, area.right - area.left
-        self.array = np.empty(shape, np.float32)
-        if self.inside != area:
-            self.array[...] = 0
+    array: Floats
+    area: _Area
 
     def at(self, area: _Area) -> Floats:
-        """View of an area of it."""
+        """View of an area within it."""
         return self.area.part(self.array, area)
+
+
+def _blank(channels: int, area: _Area, inside: _Area) -> _Activations:
+    """Activations to be filled in `inside`, and zero elsewhere."""
+    shape = channels, area.bottom - area.top, area.right - area.left
+    array = np.empty(shape, np.float32)
+    if inside != area:
+        array[...] = 0
+    return _Activations(array, area)
 
 
 def _convolve(
@@ -273,21 +274,17 @@ def _convolve(
         yield strip, total.reshape(-1, count, columns)
 
 
-def _cells(
-    planes: Planes, area: _Area, into: _Activations, factor: int, height: int, width: int
-) -> None:
-    """Fill activations with the samples of cells; planes [3, H, W], those beyond the last row repeat it."""
-    rows = np.minimum(np.arange(area.top * factor, area.bottom * factor), height - 1)
-    columns = np.minimum(np.arange(area.left * factor, area.right * factor), width - 1)
-    if planes.shape[0] == 1:
-        luma = planes[:, rows[:, None], columns]
-        samples = np.concatenate([luma, np.full((2, *luma.shape[1:]), MIDDLE, np.int16)])
-    else:
-        samples = planes[:, rows[:, None], columns]
-    samples = samples.reshape(3, area.bottom - area.top, factor, area.right - area.left, factor)
-    cells = samples.transpose(0, 2, 4, 1, 3)
-    shape = -1, area.bottom - area.top, area.right - area.left
-    into.at(area)[...] = cells.reshape(shape) - np.int16(MIDDLE)
+def _cells(planes: Planes, area: _Area, factor: int) -> Floats:
+    """The samples of an area's cells, minus 512; those beyond the border repeat the ones at it."""
+    count, height, width = planes.shape
+    rows = np.clip(np.arange(area.top * factor, area.bottom * factor), 0, height - 1)
+    columns = np.clip(np.arange(area.left * factor, area.right * factor), 0, width - 1)
+    size = area.bottom - area.top, area.right - area.left
+    # Gray pictures have colourless chroma, which is zero here.
+    samples = np.zeros((3, size[0], factor, size[1], factor), np.float32)
+    seen = planes[:, rows[:, None], columns] - np.int16(MIDDLE)
+    samples[:count] = seen.reshape(count, size[0], factor, size[1], factor)
+    return samples.transpose(0, 2, 4, 1, 3).reshape(-1, *size)
 
 
 def _residual_of_tile(network: Network, planes: Planes, tile: _Area) -> Floats:
@@ -296,21 +293,23 @@ def _residual_of_tile(network: Network, planes: Planes, tile: _Area) -> Floats:
     _, height, width = planes.shape
     size = -(-height // factor), -(-width // factor)
 
-    def activations(channels: int, after: int) -> _Activations:
-        # `after` convolutions are still to come, each of which looks one cell further than it gives.
-        return _Activations(channels, tile.grown(after), *size)
+    def blank(k: int) -> tuple[_Activations, _Area]:
+        """For what layer k gives, and where: each layer to come looks one cell further than it gives."""
+        area = tile.grown(len(layers) - 1 - k)
+        inside = area.within(*size)
+        return _blank(layers[k].bias.size, area, inside), inside
 
-    samples = activations(3 * factor * factor, len(layers))
-    _cells(planes, samples.inside, samples, factor, height, width)
-    hidden = activations(layers[0].bias.size, len(layers) - 1)
-    for strip, values in _convolve(layers[0], samples, False, hidden.inside):
+    seen = tile.grown(len(layers))
+    samples = _Activations(_cells(planes, seen, factor), seen)
+    hidden, inside = blank(0)
+    for strip, values in _convolve(layers[0], samples, False, inside):
         hidden.at(strip)[...] = values
     for k in range(1, len(layers) - 1, 2):
-        middle = activations(layers[k].bias.size, len(layers) - 1 - k)
-        for strip, values in _convolve(layers[k], hidden, False, middle.inside):
+        middle, inside = blank(k)
+        for strip, values in _convolve(layers[k], hidden, False, inside):
             np.maximum(values, 0, out=middle.at(strip))
-        after = activations(layers[k + 1].bias.size, len(layers) - 2 - k)
-        for strip, values in _convolve(layers[k + 1], middle, False, after.inside):
+        after, inside = blank(k + 1)
+        for strip, values in _convolve(layers[k + 1], middle, False, inside):
             np.add(values, hidden.at(strip), out=after.at(strip))
         hidden = after
     rows, columns = tile.bottom - tile.top, tile.right - tile.left

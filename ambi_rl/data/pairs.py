@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,7 +87,7 @@ class PairFolder:
             paths, settings.crop, (1, 100), texture=settings.texture
         )
         facts = {
-            "bundle": replace(bundle, restoration={}).id,
+            "bundle": bundle.planes_id,
             "photographs": [path.name for path in paths],
             **settings.__dict__,
         }
