@@ -1,4 +1,4 @@
-"""The learned filter after decoding: a small convolutional network, in numpy.
+"""The learned filter after decoding: a small convolutional network, run without torch.
 
 Decoded planes, minus 512 and divided by the quantizer step, are cut into F×F cells whose samples become 3·F²
 channels. A 3×3 convolution (the head) takes them to C channels, residual blocks h + conv(relu(conv(h)))
@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from ambi_rl.codec.convolve import Activations, Layer, convolve, make_layer
 from ambi_rl.codec.kernel.state import DISTORTION_WEIGHTS
 from ambi_rl.codec.quality import STEP_SCALE
 from ambi_rl.errors import BundleError
@@ -45,22 +46,8 @@ _MAX_LAYERS = 34
 _MAX_CHANNELS = 256
 _MAX_ACTIVATION = 1e30
 
-TILE = 96
-"""Side of the cells filtered at a time: their activations stay in the cache."""
-_STRIP_CELLS = 1 << 11
-"""Cells that one matrix product takes."""
-
-
-class Layer(NamedTuple):
-    """A convolution for one step.
-
-    Attributes:
-        weights: float32 [3, O, 3·I], by row of the kernel; columns are kernel column × input channel.
-        bias: float32 [O, 1].
-    """
-
-    weights: Floats
-    bias: Floats
+TILE_ROWS, TILE_COLUMNS = 96, 176
+"""The most cells that are filtered at a time: their activations stay in the cache."""
 
 
 class Network(NamedTuple):
@@ -170,11 +157,7 @@ def network_for(tensors: Tensors, step: int) -> Network:
         if k == count - 1:
             weights *= CODE_VALUE * delta
             bias *= CODE_VALUE * delta
-        outputs, inputs = weights.shape[:2]
-        by_row = weights.transpose(2, 0, 3, 1).reshape(3, outputs, 3 * inputs)
-        layers.append(
-            Layer(np.ascontiguousarray(by_row, np.float32), bias.astype(np.float32)[:, None])
-        )
+        layers.append(make_layer(weights, bias))
     return Network(tuple(layers), round((tensors["w0"].shape[1] / 3) ** 0.5))
 
 
@@ -202,77 +185,6 @@ class _Area(NamedTuple):
             max(self.top, 0), min(self.bottom, height), max(self.left, 0), min(self.right, width)
         )
 
-    def part(self, array: Floats, area: _Area) -> Floats:
-        """View of `area` in an array [C, rows, columns] that covers this one."""
-        return array[
-            :,
-            area.top - self.top : area.bottom - self.top,
-            area.left - self.left : area.right - self.left,
-        ]
-
-
-class _Activations(NamedTuple):
-    """Activations of an area of cells, which may reach beyond the picture.
-
-    Attributes:
-        array: float32 [C, rows, columns].
-        area: Where.
-    """
-
-    array: Floats
-    area: _Area
-
-    def at(self, area: _Area) -> Floats:
-        """View of an area within it."""
-        return self.area.part(self.array, area)
-
-
-def _blank(channels: int, area: _Area, inside: _Area) -> _Activations:
-    """Activations to be filled in `inside`, and zero elsewhere."""
-    shape = channels, area.bottom - area.top, area.right - area.left
-    array = np.empty(shape, np.float32)
-    if inside != area:
-        array[...] = 0
-    return _Activations(array, area)
-
-
-def _convolve(
-    layer: Layer, source: _Activations, relu_first: bool, area: _Area
-) -> Iterator[tuple[_Area, Floats]]:
-    """Give the convolution in `area`, strip by strip, as float32 [O, rows, columns] of strips of it.
-
-    The three columns of the kernel are laid out side by side, its three rows are three matrix products with
-    the same array, each one row further down.
-    """
-    weights, bias = layer
-    columns = area.right - area.left
-    rows = max(1, min(_STRIP_CELLS // columns, area.bottom - area.top))
-    channels = source.array.shape[0]
-    taps = np.empty(3 * channels * (rows + 2) * columns, np.float32)
-    sums = np.empty((2, weights.shape[1] * rows * columns), np.float32)
-    for top in range(area.top, area.bottom, rows):
-        strip = area._replace(top=top, bottom=min(top + rows, area.bottom))
-        count = strip.bottom - strip.top
-        shape = 3, channels, count + 2, columns
-        shifted = taps[: 3 * channels * (count + 2) * columns].reshape(shape)
-        for k in range(3):
-            seen = _Area(top - 1, strip.bottom + 1, area.left + k - 1, area.right + k - 1)
-            if relu_first:
-                np.maximum(source.at(seen), 0, out=shifted[k])
-            else:
-                shifted[k] = source.at(seen)
-        matrix = shifted.reshape(3 * channels, (count + 2) * columns)
-        cells = count * columns
-        total, product = (s[: weights.shape[1] * cells].reshape(-1, cells) for s in sums)
-        for k in range(3):
-            np.matmul(
-                weights[k],
-                matrix[:, k * columns : k * columns + cells],
-                out=product if k else total,
-            )
-            total += product if k else bias
-        yield strip, total.reshape(-1, count, columns)
-
 
 def _cells(planes: Planes, area: _Area, factor: int) -> Floats:
     """The samples of an area's cells, minus 512; those beyond the border repeat the ones at it."""
@@ -293,39 +205,42 @@ def _residual_of_tile(network: Network, planes: Planes, tile: _Area) -> Floats:
     _, height, width = planes.shape
     size = -(-height // factor), -(-width // factor)
 
-    def blank(k: int) -> tuple[_Activations, _Area]:
-        """For what layer k gives, and where: each layer to come looks one cell further than it gives."""
+    def convolved(k: int, source: Activations, skip: Activations, relu: bool) -> Activations:
+        # Each layer to come looks one cell further than it gives; beyond the border are zeros.
         area = tile.grown(len(layers) - 1 - k)
         inside = area.within(*size)
-        return _blank(layers[k].bias.size, area, inside), inside
+        shape = layers[k].bias.size, area.bottom - area.top, area.right - area.left
+        array = np.zeros(shape, np.float32) if inside != area else np.empty(shape, np.float32)
+        result = Activations(array, area.top, area.left)
+        convolve(source, layers[k], skip, relu, result, *inside)
+        return result
 
     seen = tile.grown(len(layers))
-    samples = _Activations(_cells(planes, seen, factor), seen)
-    hidden, inside = blank(0)
-    for strip, values in _convolve(layers[0], samples, False, inside):
-        hidden.at(strip)[...] = values
-    for k in range(1, len(layers) - 1, 2):
-        middle, inside = blank(k)
-        for strip, values in _convolve(layers[k], hidden, False, inside):
-            np.maximum(values, 0, out=middle.at(strip))
-        after, inside = blank(k + 1)
-        for strip, values in _convolve(layers[k + 1], middle, False, inside):
-            np.add(values, hidden.at(strip), out=after.at(strip))
-        hidden = after
-    rows, columns = tile.bottom - tile.top, tile.right - tile.left
-    out = np.empty((3, rows, factor, columns, factor), np.float32)
-    for strip, values in _convolve(layers[-1], hidden, True, tile):
-        cells = values.reshape(3, factor, factor, -1, columns)
-        out[:, strip.top - tile.top : strip.bottom - tile.top] = cells.transpose(0, 3, 1, 4, 2)
-    return out.reshape(3, rows * factor, columns * factor)
+    samples = Activations(_cells(planes, seen, factor), seen.top, seen.left)
+    nothing = Activations(np.empty((0, 0, 0), np.float32), 0, 0)
+    last = len(layers) - 1
+    hidden = convolved(0, samples, nothing, last == 1)
+    for k in range(1, last, 2):
+        middle = convolved(k, hidden, nothing, True)
+        hidden = convolved(k + 1, middle, hidden, k + 2 == last)
+    residual = convolved(last, hidden, nothing, False).array
+    rows, columns = residual.shape[1:]
+    cells = residual.reshape(3, factor, factor, rows, columns)
+    return cells.transpose(0, 3, 1, 4, 2).reshape(3, rows * factor, columns * factor)
+
+
+def _parts(size: int, largest: int) -> list[tuple[int, int]]:
+    """Divide 0…size into equal parts, up to one, of at most `largest`."""
+    count = -(-size // largest)
+    return [(k * size // count, (k + 1) * size // count) for k in range(count)]
 
 
 def _tiles(height: int, width: int) -> list[_Area]:
     """A picture's cells in tiles, in raster order."""
     return [
-        _Area(top, min(top + TILE, height), left, min(left + TILE, width))
-        for top in range(0, height, TILE)
-        for left in range(0, width, TILE)
+        _Area(*rows, *columns)
+        for rows in _parts(height, TILE_ROWS)
+        for columns in _parts(width, TILE_COLUMNS)
     ]
 
 
