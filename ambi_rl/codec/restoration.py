@@ -15,6 +15,7 @@ Filtering is outside the prediction loop and in float32: machines may differ by 
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -92,6 +93,17 @@ def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
         taken, given = inside if k else outside, inside if k + 1 < count else outside
         shapes |= {f"w{k}": (given, taken, 3, 3), f"gain{k}": (given, 2), f"bias{k}": (given, 3)}
     return shapes
+
+
+def blank_tensors(factor: int, channels: int, blocks: int) -> dict[str, Floats]:
+    """Tensors of a network that changes nothing."""
+    sizes = [3 * factor * factor, *[channels] * (2 * blocks + 1), 3 * factor * factor]
+    tensors: dict[str, Floats] = {}
+    for k, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+        tensors[f"w{k}"] = np.zeros((outputs, inputs, 3, 3), np.float32)
+        tensors[f"gain{k}"] = np.zeros((outputs, 2), np.float32)
+        tensors[f"bias{k}"] = np.zeros((outputs, 3), np.float32)
+    return tensors
 
 
 def validate_tensors(tensors: Tensors) -> None:
