@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import ambi_rl
+from ambi_rl.bench.codecs import ambi_codec
 from ambi_rl.cli.app import app
 from ambi_rl.codec import restoration as module
 from ambi_rl.codec.api import choose_restoration, encode_image
@@ -304,6 +305,17 @@ def test_command_line(bundle: Bundle, small: Image.Image, tmp_path: Path) -> Non
     run("decode", tmp_path / "on.ambi", plain, "-b", with_it, "--no-restoration", "--json")
     assert Image.open(plain).tobytes() == pictures["off"] != pictures["on"]
     assert run("info", with_it, "--json")["has_restoration"] is True
+
+
+def test_benchmarks_leave_it_out_on_demand(
+    bundle: Bundle, small: Image.Image, tmp_path: Path
+) -> None:
+    path = tmp_path / "with.ambic"
+    save_bundle(bundle, path)
+    codecs = [ambi_codec(effort=5, bundle=path, restoration=value) for value in (True, False)]
+    assert codecs[0].name != codecs[1].name
+    kinds = [read_container(codec.encode(small, 60)).restoration for codec in codecs]
+    assert kinds == [Restoration.FULL, Restoration.OFF]
 
 
 def blurred_pairs(photograph: Image.Image) -> list[Pair]:
