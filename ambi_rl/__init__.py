@@ -27,6 +27,7 @@ def encode(
     target_size: int | None = None,
     target_bpp: float | None = None,
     target_psnr: float | None = None,
+    restoration: bool | None = None,
 ) -> bytes:
     """Encode a picture.
 
@@ -47,6 +48,8 @@ def encode(
         target_bpp: Likewise as 8 times its bytes divided by the picture's pixels.
         target_psnr: Instead of a quality, the PSNR that the decoded gray or RGB samples should reach, in dB,
             with the smallest file.
+        restoration: Have decoders filter the picture with the bundle's learned filter (True), or not
+            (False); if None, they do where the bundle has one and, from effort 7 on, it lowers the error.
 
     Returns:
         The file's bytes.
@@ -57,7 +60,8 @@ def encode(
         UnsupportedImageError: 16 bits, CMYK, animation, or another mode that would not keep what it holds.
         ImageTooLargeError: over 16384 pixels a side.
         CorruptFileError: the picture was opened from a damaged file.
-        BundleError: the bundle cannot be used, or holds no policy and the effort needs one.
+        BundleError: the bundle cannot be used, or holds no policy and the effort needs one, or no
+            restoration and it is asked for.
     """
     # Deferred, here and below, so that `import ambi_rl` does not wait for Numba.
     from ambi_rl.codec.api import DEFAULT_QUALITY, encode_image
@@ -66,7 +70,13 @@ def encode(
     target = make_target(quality=quality, size=target_size, bpp=target_bpp, psnr=target_psnr)
     if target is not None:
         return encode_to_target(
-            image, target, effort=effort, bundle=bundle, strategist=strategist, strip=strip
+            image,
+            target,
+            effort=effort,
+            bundle=bundle,
+            strategist=strategist,
+            strip=strip,
+            restoration=restoration,
         ).encoded.data
     return encode_image(
         image,
@@ -75,6 +85,7 @@ def encode(
         bundle=bundle,
         strategist=strategist,
         strip=strip,
+        restoration=restoration,
     ).data
 
 
@@ -83,6 +94,7 @@ def decode(
     *,
     bundle: Bundle | str | os.PathLike[str] | None = None,
     max_pixels: int | None = None,
+    restoration: bool = True,
 ) -> Image.Image:
     """Decode a file that `encode` returned.
 
@@ -92,6 +104,7 @@ def decode(
             bundle and the folders that the environment variable AMBI_BUNDLES names are looked through.
         max_pixels: Refuse larger pictures, as protection against files you do not trust; None stands for
             the format's own limit, 16384 x 16384.
+        restoration: Filter the picture where its file asks for it; False shows the plain decoding.
 
     Returns:
         A picture of mode L, LA, RGB or RGBA. ICC profile, EXIF and XMP are in its `info`, under Pillow's
@@ -109,5 +122,8 @@ def decode(
     from ambi_rl.codec.container import MAX_PIXELS
 
     return decode_image(
-        data, bundle=bundle, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels
+        data,
+        bundle=bundle,
+        max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+        restoration=restoration,
     )

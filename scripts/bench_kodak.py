@@ -33,6 +33,9 @@ def main(
     bundle: Annotated[
         Path | None, typer.Option("--bundle", "-b", help="Bundle; the package's own by default.")
     ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Measure ambi without restoration, too.")
+    ] = False,
     peers: Annotated[
         str, typer.Option(help=f"Comma-separated, of {', '.join(PEERS)}; JPEG 4:2:0 is always in.")
     ] = "jpeg,jpeg444,webp,avif",
@@ -71,8 +74,14 @@ def main(
     names = [name.strip() for name in peers.split(",") if name.strip()]
     codecs = [peer(name) for name in dict.fromkeys([ANCHOR, *names])]
     anchor = codecs[0].name
-    codecs += [ambi_codec(effort=value, bundle=bundle) for value in efforts]
-    codecs += [ambi_codec(strategist=value, bundle=bundle) for value in strategists]
+    for restoration in (True, False) if plain else (True,):
+        codecs += [
+            ambi_codec(effort=value, bundle=bundle, restoration=restoration) for value in efforts
+        ]
+        codecs += [
+            ambi_codec(strategist=value, bundle=bundle, restoration=restoration)
+            for value in strategists
+        ]
     if against is not None:
         if against not in (known := [codec.name for codec in codecs]):
             raise UsageError(

@@ -149,7 +149,7 @@ def test_rubbish_after_a_valid_header_raises_our_errors_only(rubbish: bytes, cou
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("reserved", 1),
+        ("restoration", 3),
         ("colour", 2),
         ("orientation", 9),
         ("quality", 99),

@@ -51,11 +51,13 @@ class AmbiCodec(Codec):
         strategist: Name of who decides; None for the one that `effort` stands for.
         effort: 0…9.
         bundle: Path of the bundle; None for the one that comes with the package.
+        restoration: Filter pictures after decoding if the bundle can.
     """
 
     strategist: str | None = None
     effort: int = 9
     bundle: Path | None = None
+    restoration: bool = True
 
     def encode(self, image: Image.Image, setting: float) -> bytes:
         """Code an RGB picture as a complete file, without metadata."""
@@ -70,6 +72,7 @@ class AmbiCodec(Codec):
             bundle=_bundle(self.bundle),
             strategist=self.strategist,
             strip=True,
+            restoration=None if self.restoration else False,
         )
 
     def decode(self, data: bytes) -> Image.Image:
@@ -136,11 +139,22 @@ def ambi_codec(
     effort: int = 9,
     bundle: Path | None = None,
     qualities: tuple[float, ...] = AMBI_QUALITIES,
+    restoration: bool = True,
 ) -> AmbiCodec:
     """This project's codec, named after who decides."""
     who = f"-e {effort}" if strategist is None else strategist
+    if not restoration:
+        who += " plain"
     file = "default bundle" if bundle is None else str(bundle)
-    return AmbiCodec(f"ambi {who}", f"ambi, {who}, {file}", qualities, strategist, effort, bundle)
+    return AmbiCodec(
+        f"ambi {who}",
+        f"ambi, {who}, {file}",
+        qualities,
+        strategist,
+        effort,
+        bundle,
+        restoration,
+    )
 
 
 def jpeg(*, full_chroma: bool = False) -> PillowPeer:

@@ -140,6 +140,12 @@ def encode(
     strip: Annotated[
         bool, typer.Option("--strip", help="Leave out ICC, EXIF and XMP; orientation stays.")
     ] = False,
+    no_restoration: Annotated[
+        bool,
+        typer.Option(
+            "--no-restoration", help="Decoders shall not filter the picture, though the bundle can."
+        ),
+    ] = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -164,6 +170,7 @@ def encode(
         strategist=None if strategist is None else strategist.value,
         overwrite=not no_overwrite,
         strip=strip,
+        restoration=not no_restoration,
         as_json=as_json,
         verbose=verbose,
     )
@@ -186,6 +193,10 @@ def decode(
         typer.Option(min=1, metavar="N", help="Refuse pictures of more pixels than this."),
     ] = None,
     no_overwrite: NoOverwriteOption = False,
+    no_restoration: Annotated[
+        bool,
+        typer.Option("--no-restoration", help="Leave out the filter after decoding."),
+    ] = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -202,6 +213,7 @@ def decode(
         bundle=bundle,
         max_pixels=max_pixels,
         overwrite=not no_overwrite,
+        restoration=not no_restoration,
         as_json=as_json,
         verbose=verbose,
     )

@@ -64,6 +64,7 @@ def encode_command(
     strategist: str | None,
     overwrite: bool,
     strip: bool,
+    restoration: bool,
     as_json: bool,
     verbose: bool,
 ) -> None:
@@ -81,6 +82,7 @@ def encode_command(
         strategist: Name of a strategist; the effort's if None.
         overwrite: Replace an existing target.
         strip: Leave out ICC, EXIF and XMP.
+        restoration: Have the picture filtered after decoding if the bundle can.
         as_json: Print the result as JSON.
         verbose: Print what the file consists of.
     """
@@ -107,6 +109,7 @@ def encode_command(
             bundle=codec,
             strategist=strategist,
             strip=strip,
+            restoration=None if restoration else False,
         )
     else:
         found = encode_to_target(
@@ -116,6 +119,7 @@ def encode_command(
             bundle=codec,
             strategist=strategist,
             strip=strip,
+            restoration=None if restoration else False,
             report=_progress(asked),
         )
         encoded, attempts = found.encoded, len(found.attempts)
@@ -139,6 +143,7 @@ def encode_command(
         "attempts": attempts,
         "step": container.step / STEP_SCALE,
         "strategist": encoded.strategist.name,
+        "restoration": container.restoration.name.lower(),
         "bundle_id": container.bundle_id,
         "blocks": len(encoded.frame.decisions),
         "sections": {kind.name.lower(): len(p) for kind, p in container.sections.items()},
@@ -154,7 +159,8 @@ def encode_command(
         sections = ", ".join(f"{name} {length:,}" for name, length in values["sections"].items())
         text += (
             f"\nstrategist {values['strategist']}, quality {container.quality:g}, "
-            f"step {values['step']:g}, {values['blocks']:,} blocks, bundle {container.bundle_id}"
+            f"step {values['step']:g}, {values['blocks']:,} blocks, "
+            f"restoration {values['restoration']}, bundle {container.bundle_id}"
             f"\nsections (bytes): {sections}"
         )
     print_result(target, text, values, as_json=as_json)
@@ -167,6 +173,7 @@ def decode_command(
     bundle: Path | None,
     max_pixels: int | None,
     overwrite: bool,
+    restoration: bool,
     as_json: bool,
     verbose: bool,
 ) -> None:
@@ -178,6 +185,7 @@ def decode_command(
         bundle: Bundle file to try first.
         max_pixels: Refuse larger pictures; the format's limit if None.
         overwrite: Replace an existing target.
+        restoration: Filter the picture where the file asks for it.
         as_json: Print the result as JSON.
         verbose: Print the picture's mode and metadata.
     """
@@ -188,7 +196,10 @@ def decode_command(
     ensure_compiled("decode", report=announce)
     start = time.perf_counter()
     image = decode_image(
-        data, bundle=explicit, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels
+        data,
+        bundle=explicit,
+        max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+        restoration=restoration,
     )
     seconds = time.perf_counter() - start
     write_output(target, image_to_bytes(image, image_format), overwrite=overwrite)

@@ -32,6 +32,7 @@ def file_facts(data: bytes) -> dict[str, Any]:
         "orientation": container.orientation,
         "quality": container.quality,
         "step": container.step / STEP_SCALE,
+        "restoration": container.restoration.name.lower(),
         "bits_per_pixel": round(8 * len(data) / (container.width * container.height), 4),
         "bundle_id": container.bundle_id,
         "planes_crc": f"{container.planes_crc:08x}",
@@ -41,12 +42,17 @@ def file_facts(data: bytes) -> dict[str, Any]:
 
 def bundle_facts(data: bytes, bundle: Bundle) -> dict[str, Any]:
     """What a bundle holds: its manifest and the shapes of its tensors; JSON types only."""
-    groups = {"entropy": bundle.entropy, "policy": bundle.policy}
+    groups = {
+        "entropy": bundle.entropy,
+        "policy": bundle.policy,
+        "restoration": bundle.restoration,
+    }
     return {
         "kind": "bundle",
         "bytes": len(data),
         "bundle_id": bundle.id,
         "has_policy": bool(bundle.policy),
+        "has_restoration": bool(bundle.restoration),
         "tensors": {
             f"{group}/{name}": [str(tensor.dtype), *tensor.shape]
             for group, tensors in groups.items()

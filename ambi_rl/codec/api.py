@@ -16,17 +16,19 @@ from ambi_rl.codec.container import (
     MAX_PIXELS,
     Colour,
     Container,
+    Restoration,
     Section,
     crc_of_planes,
     read_container,
     write_container,
 )
-from ambi_rl.codec.frame import EncodedFrame, decode_frame, encode_frame
+from ambi_rl.codec.frame import EncodedFrame, Planes, decode_frame, encode_frame
 from ambi_rl.codec.image_io import Metadata, Raster, image_from_raster, raster_from_image
 from ambi_rl.codec.quality import step_from_quality
+from ambi_rl.codec.restoration import best_strength, restore
 from ambi_rl.codec.strategists import Strategist, by_name, for_effort
 from ambi_rl.codec.warmup import announce, ensure_compiled
-from ambi_rl.errors import CorruptFileError
+from ambi_rl.errors import BundleError, CorruptFileError
 
 BundleLike = Bundle | str | os.PathLike[str]
 DEFAULT_QUALITY = 75.0
@@ -55,6 +57,7 @@ class EncodedImage:
         frame: The coded planes: decisions, cost and reconstruction.
         source: The picture as it was given to the coder.
         strategist: Who decided.
+        bundle: What it was coded with.
     """
 
     data: bytes
@@ -62,10 +65,12 @@ class EncodedImage:
     frame: EncodedFrame
     source: Raster
     strategist: Strategist
+    bundle: Bundle
 
     def decoded(self) -> Image.Image:
         """The picture that a decoder will return, from the encoder's own reconstruction."""
-        return image_from_raster(Raster(self.frame.planes, self.source.alpha, self.source.metadata))
+        planes = restored(self.frame.planes, self.container, self.bundle)
+        return image_from_raster(Raster(planes, self.source.alpha, self.source.metadata))
 
     def psnr(self) -> float:
         """PSNR of what a decoder will return, in dB over its 8-bit gray or RGB samples; inf if equal.
@@ -95,6 +100,51 @@ def resolve_strategist(strategist: Strategist | str | None, effort: int) -> Stra
     return strategist if isinstance(strategist, Strategist) else by_name(strategist)
 
 
+def choose_restoration(
+    wanted: bool | None, frame: EncodedFrame, source: Planes, step: int, bundle: Bundle, weigh: bool
+) -> Restoration:
+    """Decide how a picture will be filtered after decoding.
+
+    Args:
+        wanted: True or False as the caller wishes; None for yes if the bundle can.
+        frame: The coded picture.
+        source: int16 [P, H, W], what was coded.
+        step: Quantizer step in 1/64 of an 8-bit code value.
+        bundle: With or without restoration.
+        weigh: Find the strength of least squared error instead of taking the full one.
+
+    Raises:
+        BundleError: It is wanted and the bundle has none.
+    """
+    if wanted and not bundle.restoration:
+        raise BundleError(
+            "the bundle holds no restoration; leave it to the bundle, or use one that has it"
+        )
+    if wanted is False or not bundle.restoration:
+        return Restoration.OFF
+    if not weigh:
+        return Restoration.FULL
+    choices = {kind.strength: kind for kind in Restoration}
+    return choices[best_strength(source, frame.planes, step, bundle.restoration, list(choices))]
+
+
+def restored(planes: Planes, container: Container, bundle: Bundle) -> Planes:
+    """The planes that are shown: decoded ones after the filter that the file asks for.
+
+    Raises:
+        CorruptFileError: The file asks for one and its bundle has none.
+    """
+    if container.restoration is Restoration.OFF:
+        return planes
+    if not bundle.restoration:
+        raise CorruptFileError(
+            "the header asks for restoration, which the file's bundle does not hold, so no encoder "
+            "wrote it; encode the file again"
+        )
+    strength = container.restoration.strength
+    return restore(planes, container.step, bundle.restoration, strength)
+
+
 def prepare_image(image: Image.Image, *, strip: bool = False) -> Prepared:
     """Read a picture and code what does not depend on the quality: alpha and metadata.
 
@@ -122,7 +172,12 @@ def prepare_image(image: Image.Image, *, strip: bool = False) -> Prepared:
 
 
 def encode_prepared(
-    prepared: Prepared, *, quality: float, bundle: Bundle, strategist: Strategist
+    prepared: Prepared,
+    *,
+    quality: float,
+    bundle: Bundle,
+    strategist: Strategist,
+    restoration: bool | None = None,
 ) -> EncodedImage:
     """Code a prepared picture as a file.
 
@@ -131,14 +186,19 @@ def encode_prepared(
         quality: 1…100 in hundredths.
         bundle: The codec bundle.
         strategist: Who decides.
+        restoration: See `choose_restoration`.
 
     Raises:
         UsageError: The quality is not a number from 1 to 100.
-        BundleError: The bundle holds no policy and the strategist needs one.
+        BundleError: The bundle holds no policy and the strategist needs one, or no restoration and it is
+            wanted.
     """
     step = step_from_quality(quality)
     raster = prepared.raster
     frame = encode_frame(raster.planes, step, bundle, strategist)
+    filtering = choose_restoration(
+        restoration, frame, raster.planes, step, bundle, strategist.weighs_restoration
+    )
     planes, height, width = raster.planes.shape
     container = Container(
         width=width,
@@ -150,6 +210,7 @@ def encode_prepared(
         sections={**prepared.sections, Section.PICTURE: frame.payload},
         quality=quality,
         orientation=raster.metadata.orientation,
+        restoration=filtering,
     )
     return EncodedImage(
         data=write_container(container),
@@ -157,6 +218,7 @@ def encode_prepared(
         frame=frame,
         source=raster,
         strategist=strategist,
+        bundle=bundle,
     )
 
 
@@ -168,6 +230,7 @@ def encode_image(
     bundle: BundleLike | None = None,
     strategist: Strategist | str | None = None,
     strip: bool = False,
+    restoration: bool | None = None,
 ) -> EncodedImage:
     """Encode a picture at a quality; arguments and errors as for `ambi_rl.encode`."""
     quality = round(quality, 2) if isinstance(quality, float) else quality
@@ -176,11 +239,18 @@ def encode_image(
     codec = resolve_bundle(bundle)
     prepared = prepare_image(image, strip=strip)
     ensure_compiled("encode", report=announce)
-    return encode_prepared(prepared, quality=quality, bundle=codec, strategist=chosen)
+    return encode_prepared(
+        prepared, quality=quality, bundle=codec, strategist=chosen, restoration=restoration
+    )
 
 
-def decode_container(container: Container, bundle: Bundle) -> Raster:
+def decode_container(container: Container, bundle: Bundle, *, restoration: bool = True) -> Raster:
     """Decode a parsed file with the bundle it was coded with.
+
+    Args:
+        container: The file.
+        bundle: The one that its id names.
+        restoration: Filter the picture if the file asks for it.
 
     Raises:
         CorruptFileError: the picture or alpha section is damaged, or the decoded planes are not the
@@ -209,16 +279,21 @@ def decode_container(container: Container, bundle: Bundle) -> Raster:
         xmp=container.sections.get(Section.XMP),
         orientation=container.orientation,
     )
+    if restoration:
+        planes = restored(planes, container, bundle)
     return Raster(planes, alpha_plane, metadata)
 
 
 def decode_image(
-    data: bytes, *, bundle: BundleLike | None = None, max_pixels: int = MAX_PIXELS
+    data: bytes,
+    *,
+    bundle: BundleLike | None = None,
+    max_pixels: int = MAX_PIXELS,
+    restoration: bool = True,
 ) -> Image.Image:
     """Decode a file; arguments and errors as for `ambi_rl.decode`."""
     container = read_container(data, max_pixels=max_pixels)
     ensure_compiled("decode", report=announce)
     explicit = None if bundle is None else resolve_bundle(bundle)
-    return image_from_raster(
-        decode_container(container, find_bundle(container.bundle_id, explicit))
-    )
+    found = find_bundle(container.bundle_id, explicit)
+    return image_from_raster(decode_container(container, found, restoration=restoration))

@@ -1,7 +1,7 @@
 """The codec bundle: the one file that holds what was learned, and how a file's bundle is found.
 
-A bundle is a safetensors file. Tensors are named `entropy/...` and `policy/...`; the metadata key `ambi`
-is the JSON manifest:
+A bundle is a safetensors file. Tensors are named `entropy/...`, `policy/...` and `restoration/...`; the
+metadata key `ambi` is the JSON manifest:
 
     format_version  int, `BUNDLE_VERSION`
     strategies      names of the prediction strategies, in the order their indices are coded
@@ -9,7 +9,7 @@ is the JSON manifest:
     superblock      side of the superblock in pixels
     lambda_scale    λ/Δ², for the encoder
     hashes          SHA-256 of every tensor's bytes, by tensor name
-    training, data, metrics, policy   where it comes from and how good it is; free JSON
+    training, data, metrics, policy, restoration   where it comes from and how good it is; free JSON
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ _MAX_OFFSET = 24
 _METADATA_KEY = "ambi"
 _DECODING_KEYS = ("format_version", "strategies", "offsets", "superblock")
 """What of the manifest decoding depends on; the rest of it is not part of the bundle's id."""
+_RESTORATION = "restoration"
+_GROUPS = ("entropy", "policy", _RESTORATION)
+"""Groups of tensors: attributes of `Bundle`, and what their names in the file begin with."""
 POLICY_TENSORS = ("mean", "scale", "w0", "b0", "w1", "b1", "w2", "b2")
 """Names of the policy's tensors, in the order of `Network.weights` (`strategists/policy_net.py`)."""
 
@@ -61,20 +64,32 @@ class Bundle:
         entropy: The entropy model's tensors, by name without `entropy/`.
         policy: The policy's float32 tensors, by name without `policy/`: mean, scale [F], w0 [H, F], b0 [H],
             w1 [H, H], b1 [H], w2 [1+S+O, H+F], b2 [1+S+O]; empty if the bundle has no policy.
+        restoration: The tensors of the filter after decoding, by name without `restoration/` (see
+            `restoration.validate_tensors`); empty if the bundle has none.
     """
 
     manifest: dict[str, Any]
     entropy: Tensors = field(repr=False)
     policy: Tensors = field(repr=False, default_factory=dict)
+    restoration: Tensors = field(repr=False, default_factory=dict)
 
     @cached_property
     def id(self) -> str:
-        """16 hexadecimal digits over exactly what decoding depends on, so not over the policy."""
+        """16 hexadecimal digits over exactly what a decoded picture depends on, so not over the policy."""
+        filters = {f"{_RESTORATION}/{name}": t for name, t in self.restoration.items()}
+        return self._digest(self.entropy | filters)
+
+    @cached_property
+    def planes_id(self) -> str:
+        """16 hexadecimal digits over what planes before restoration depend on."""
+        return self._digest(self.entropy)
+
+    def _digest(self, tensors: Tensors) -> str:
         digest = hashlib.sha256()
         facts = {key: self.manifest[key] for key in _DECODING_KEYS}
         digest.update(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode())
-        for name in sorted(self.entropy):
-            tensor = _little_endian(self.entropy[name])
+        for name in sorted(tensors):
+            tensor = _little_endian(tensors[name])
             digest.update(f"\n{name} {tensor.dtype.str} {list(tensor.shape)}\n".encode())
             digest.update(tensor.tobytes())
         return digest.hexdigest()[:16]
@@ -134,8 +149,11 @@ def _hash(tensor: npt.NDArray[Any]) -> str:
 
 
 def _named_tensors(bundle: Bundle) -> Tensors:
-    named = {f"entropy/{name}": tensor for name, tensor in bundle.entropy.items()}
-    return named | {f"policy/{name}": tensor for name, tensor in bundle.policy.items()}
+    return {
+        f"{group}/{name}": tensor
+        for group in _GROUPS
+        for name, tensor in getattr(bundle, group).items()
+    }
 
 
 def _check_manifest(manifest: Any) -> None:
@@ -226,6 +244,7 @@ def validate_bundle(bundle: Bundle) -> None:
     """
     # Deferred: the entropy model imports Numba, which whoever only parses a manifest need not wait for.
     from ambi_rl.codec.entropy.model import validate_tensors
+    from ambi_rl.codec.restoration import validate_tensors as validate_network
 
     _check_manifest(bundle.manifest)
     for name, tensor in _named_tensors(bundle).items():
@@ -235,6 +254,8 @@ def validate_bundle(bundle: Bundle) -> None:
             )
     validate_tensors(bundle.entropy, len(bundle.strategies), len(bundle.offsets))
     _check_policy(bundle)
+    if bundle.restoration:
+        validate_network(bundle.restoration)
 
 
 def dump_bundle(bundle: Bundle) -> bytes:
@@ -307,7 +328,7 @@ def parse_bundle(data: bytes) -> Bundle:
     hashes = manifest.get("hashes")
     if not isinstance(hashes, dict) or set(hashes) != set(loaded):
         raise BundleError("the bundle's hashes do not name its tensors; export it again")
-    groups: dict[str, Tensors] = {"entropy": {}, "policy": {}}
+    groups: dict[str, Tensors] = {group: {} for group in _GROUPS}
     for name, tensor in loaded.items():
         group, _, rest = name.partition("/")
         if group not in groups or not rest:
@@ -316,7 +337,7 @@ def parse_bundle(data: bytes) -> Bundle:
             raise BundleError(f"bundle tensor {name} does not match its hash; fetch the file again")
         # A copy, because Numba compiles again for arrays that are read-only.
         groups[group][rest] = tensor.copy()
-    bundle = Bundle(manifest, groups["entropy"], groups["policy"])
+    bundle = Bundle(manifest, **groups)
     validate_bundle(bundle)
     return bundle
 

@@ -27,7 +27,7 @@ from ambi_rl.errors import (
 )
 
 MAGIC = b"\x8dAMB"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_SIDE = 16384
 MAX_PIXELS = MAX_SIDE * MAX_SIDE
 """Default limit of a reader, in pixels: what the format can express."""
@@ -40,6 +40,19 @@ class Colour(IntEnum):
 
     GRAY = 0
     YCBCR = 1
+
+
+class Restoration(IntEnum):
+    """How much of the learned filter's output is added to the decoded planes."""
+
+    OFF = 0
+    HALF = 1
+    FULL = 2
+
+    @property
+    def strength(self) -> float:
+        """0, 0.5 or 1."""
+        return self.value / 2
 
 
 class Section(IntEnum):
@@ -66,7 +79,7 @@ class Field(NamedTuple):
 HEADER_FIELDS = (
     Field("version", 8),
     Field("sections", 8),
-    Field("reserved", 2),
+    Field("restoration", 2),
     Field("colour", 2),
     Field("orientation", 4),
     Field("width", 14, bias=1),
@@ -95,6 +108,7 @@ class Container:
         sections: Payloads by type; `Section.PICTURE` is always there.
         quality: What the user asked for, 1…100 in hundredths; decoding does not depend on it.
         orientation: EXIF orientation 1…8, or 0 where the source did not say.
+        restoration: How the decoded planes are filtered before they are shown.
     """
 
     width: int
@@ -106,6 +120,7 @@ class Container:
     sections: Mapping[Section, bytes] = field(repr=False)
     quality: float = 75.0
     orientation: int = 0
+    restoration: Restoration = Restoration.OFF
 
     @property
     def num_planes(self) -> int:
@@ -159,7 +174,7 @@ def write_container(container: Container) -> bytes:
     values = {
         "version": FORMAT_VERSION,
         "sections": len(container.sections),
-        "reserved": 0,
+        "restoration": int(container.restoration),
         "colour": int(container.colour),
         "orientation": container.orientation,
         "width": container.width,
@@ -221,7 +236,7 @@ def _check_header(values: Mapping[str, int]) -> None:
     """Refuse values that no writer of this version produces (the checksum can be forged)."""
     quality_range = (QUALITY_SCALE, 100 * QUALITY_SCALE)
     for name, low, high in (
-        ("reserved", 0, 0),
+        ("restoration", min(Restoration), max(Restoration)),
         ("colour", min(Colour), max(Colour)),
         ("orientation", 0, 8),
         ("quality", *quality_range),
@@ -310,4 +325,5 @@ def read_container(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Container:
         sections=_read_sections(data, values["sections"]),
         quality=values["quality"] / QUALITY_SCALE,
         orientation=values["orientation"],
+        restoration=Restoration(values["restoration"]),
     )

@@ -1,4 +1,4 @@
-"""The one way this project compiles a function: Numba, cached on disk, GIL released, no fast-math."""
+"""The one way this project compiles a function: Numba, cached on disk, GIL released, exact unless asked."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import numba
 from numba import config, types
@@ -58,18 +58,40 @@ def cache_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="ambi-rl-"))
 
 
-def kernel(function: F) -> F:
+@overload
+def kernel(function: F) -> F: ...
+
+
+@overload
+def kernel(*, fused: bool) -> Callable[[F], F]: ...
+
+
+def kernel(function: F | None = None, *, fused: bool = False) -> F | Callable[[F], F]:
     """Compile `function` on first use.
 
     Without fast-math, so that a result does not depend on the compiler's choices; with `nogil`, so that
     threads run kernels side by side. Arguments are arrays, records, scalars and NamedTuples of them.
+
+    Args:
+        function: What is compiled.
+        fused: Let the compiler round a product and a sum once, as this machine does it best: for what need
+            not be exact.
     """
+    if function is None:
+        return partial(_compile, fused=fused)
+    return _compile(function, fused=fused)
+
+
+def _compile(function: F, *, fused: bool) -> F:
     # Read when the function is decorated; the setting of other packages stays as it is.
     settings: Any = config
     others_folder = settings.CACHE_DIR
     settings.CACHE_DIR = str(cache_folder())
+    fastmath: Any = {"contract", "nsz"} if fused else False
     try:
-        compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+        compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=fastmath)(
+            function
+        )
     finally:
         settings.CACHE_DIR = others_folder
     if hasattr(compiled, "get_call_template"):  # Not when NUMBA_DISABLE_JIT is set.

@@ -370,6 +370,7 @@ def encode_to_target(
     bundle: BundleLike | None = None,
     strategist: Strategist | str | None = None,
     strip: bool = False,
+    restoration: bool | None = None,
     report: Callable[[Attempt], None] = lambda attempt: None,
 ) -> Found:
     """Encode a picture at the quality that just meets a target.
@@ -385,6 +386,7 @@ def encode_to_target(
         bundle: The codec bundle or its path.
         strategist: Who decides.
         strip: Leave out metadata.
+        restoration: Have decoders filter the picture, or not.
         report: Called after each file.
 
     Raises:
@@ -396,7 +398,13 @@ def encode_to_target(
     ensure_compiled("encode", report=announce)
 
     def encode(quality: float) -> EncodedImage:
-        return encode_prepared(prepared, quality=quality, bundle=codec, strategist=chosen)
+        return encode_prepared(
+            prepared,
+            quality=quality,
+            bundle=codec,
+            strategist=chosen,
+            restoration=restoration,
+        )
 
     trials = _Trials(prepared, target, encode, report)
     search(trials, trials.expected, trials.goal, trials.tolerance, at_least=target.kind == "psnr")

@@ -49,6 +49,7 @@ def _compile(stage: str) -> None:
     from ambi_rl.codec.frame import decode_frame, encode_frame
     from ambi_rl.codec.kernel.block import begin
     from ambi_rl.codec.kernel.state import allocate_picture
+    from ambi_rl.codec.restoration import blank_tensors, restore
     from ambi_rl.codec.strategists import STRATEGISTS
     from ambi_rl.codec.strategists.lookahead import look_ahead
     from ambi_rl.codec.strategists.observation import observe
@@ -61,6 +62,7 @@ def _compile(stage: str) -> None:
     if stage == "decoder":
         with suppress(CorruptFileError):  # Nothing is decoded; the kernels are only called.
             decode_frame(b"", 4, 4, 3, 64, bundle)
+        restore(planes, 64, blank_tensors(2, 1, 1))
     elif stage == "policy":
         picture = allocate_picture(3, 4, 4, 1, outlook=True)
         begin(picture, 3, 4, 4, 64)

@@ -66,7 +66,11 @@ def save_checkpoint(path: Path, policy: Any, bundle: Bundle, progress: Progress)
     buffer = io.BytesIO()
     tensors = {
         kind: {name: torch.from_numpy(np.array(array)) for name, array in group.items()}
-        for kind, group in (("entropy", bundle.entropy), ("exported", bundle.policy))
+        for kind, group in (
+            ("entropy", bundle.entropy),
+            ("exported", bundle.policy),
+            ("restoration", bundle.restoration),
+        )
     }
     content = {
         "policy": policy.state_dict(),
@@ -87,14 +91,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
-        entropy, exported = (
+        entropy, exported, restoration = (
             {name: tensor.numpy() for name, tensor in content[kind].items()}
-            for kind in ("entropy", "exported")
+            for kind in ("entropy", "exported", "restoration")
         )
         return Checkpoint(
             content["policy"],
             content["optimizer"],
-            Bundle(json.loads(content["manifest"]), entropy, exported),
+            Bundle(json.loads(content["manifest"]), entropy, exported, restoration),
             Progress(**json.loads(content["progress"])),
         )
     except FileNotFoundError:

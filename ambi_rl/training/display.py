@@ -55,13 +55,18 @@ class Display:
     @contextmanager
     def phase(self, title: str) -> Iterator[Callable[[float], None]]:
         """A part of the run; yields what to call with the fraction done."""
-        start = time.monotonic()
+        start = said = time.monotonic()
         if not self.console.is_terminal:
             self.line(f"{title}…")
         task = self._bars.add_task(title, total=1.0, note="")
 
         def report(fraction: float) -> None:
+            nonlocal said
             self._bars.update(task, completed=fraction)
+            now = time.monotonic()
+            if not self.console.is_terminal and now - said >= _QUIET_SECONDS:
+                said = now
+                self.line(f"{title} {fraction:.0%}")
 
         yield report
         self._bars.remove_task(task)

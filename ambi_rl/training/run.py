@@ -160,7 +160,10 @@ class Run:
                 "hidden": self.config.agent.hidden,
             },
         }
-        return Bundle(manifest, dict(self.entropy), policy_tensors(self.agent.policy))
+        policy = policy_tensors(self.agent.policy)
+        return replace(
+            self.start_bundle, manifest=manifest, entropy=dict(self.entropy), policy=policy
+        )
 
     def warm_start(self) -> None:
         """Imitate the search, or at least see what observations are like."""

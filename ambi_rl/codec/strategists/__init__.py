@@ -30,6 +30,7 @@ class Strategist:
         stop_empty: Do not split a block that needs no levels (search, guided).
         fine: Rank strategies on every sample rather than on a lattice (search).
         fixed_size: Block size of "fixed".
+        weighs_restoration: Choose the strength of restoration that suits the picture; otherwise it is full.
     """
 
     name: Name
@@ -42,6 +43,7 @@ class Strategist:
     stop_empty: bool = True
     fine: bool = False
     fixed_size: int = 8
+    weighs_restoration: bool = False
 
     @property
     def needs_policy(self) -> bool:
@@ -73,8 +75,15 @@ EFFORTS: tuple[Strategist, ...] = (
     Strategist("guided", candidates=5, leaf_below=0.02, split_above=0.98),
     Strategist("search", candidates=1),
     Strategist("search", candidates=3),
-    Strategist("search", candidates=5, fine=True, transformed=1),
-    Strategist("search", candidates=8, fine=True, exact_chroma=True, transformed=2),
+    Strategist("search", candidates=5, fine=True, transformed=1, weighs_restoration=True),
+    Strategist(
+        "search",
+        candidates=8,
+        fine=True,
+        exact_chroma=True,
+        transformed=2,
+        weighs_restoration=True,
+    ),
     Strategist(
         "search",
         candidates=16,
@@ -82,6 +91,7 @@ EFFORTS: tuple[Strategist, ...] = (
         exact_chroma=True,
         transformed=4,
         stop_empty=False,
+        weighs_restoration=True,
     ),
 )
 """The effort ladder, 0…9."""
