@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from ambi_rl.codec import tables
 from ambi_rl.codec.entropy import layout
-from ambi_rl.codec.entropy.coder import Model, bit_cost, code_bit, code_raw, predict_bit
+from ambi_rl.codec.entropy.coder import Model, bit_cost, code_advised, code_bit, code_raw, predict_bit
+from ambi_rl.codec.entropy.network import level_inputs, run_network
 from ambi_rl.codec.jit import kernel
 from ambi_rl.codec.kernel.state import (
     CHROMA,
@@ -141,7 +142,7 @@ def strategy_costs(
         for node in range(1 << level, (last >> (6 - level)) + 1):
             _strategy_contexts(m, size, left, above, corner, groups, node)
             mixer = layout.MIX_STRATEGY_1 + node
-            chance = predict_bit(m, 5, layout.MIX_STRATEGY_0 + agree, mixer)
+            chance = predict_bit(m, 5, 0, layout.MIX_STRATEGY_0 + agree, mixer)
             costs[2 * node] = costs[node] + bit_cost(m, chance, 0) / 65536
             costs[2 * node + 1] = costs[node] + bit_cost(m, chance, 1) / 65536
 
@@ -300,7 +301,8 @@ def code_last(
 
 
 @kernel
-def _bin_class(threshold: int) -> int:
+def bin_class(threshold: int) -> int:
+    """Class, 0…7, of the bin "level > threshold"."""
     if threshold < 6:
         return threshold
     return 6 if threshold < 9 else 7
@@ -444,7 +446,8 @@ def level_bin(m: Model, key: int, shown: int, wanted: int, bit: int) -> int:
     chroma = (kind // _S) & 1
     row0 = layout.MIX_LEVEL_0 + kind * _B + wanted
     row1 = layout.MIX_LEVEL_1 + (chroma * 16 + key % 16) * _B + wanted
-    return code_bit(m, bit, 9, row0, row1)
+    m.work.logits[9] = m.work.net_logits[wanted]
+    return code_advised(m, bit, 9, 1, row0, row1)
 
 
 @kernel
@@ -454,7 +457,7 @@ def code_magnitude(m: Model, key: int, first: int, magnitude: int, plane: int) -
     shown = 0
     more = 1
     while more and result < layout.ESCAPE:
-        wanted = _bin_class(result)
+        wanted = bin_class(result)
         more = level_bin(m, key, shown, wanted, 1 if magnitude > result else 0)
         shown = wanted
         if more:
@@ -482,6 +485,7 @@ def code_magnitude(m: Model, key: int, first: int, magnitude: int, plane: int) -
 
 @kernel
 def code_levels(
+    p: Picture,
     m: Model,
     scan: npt.NDArray[np.int32],
     levels: npt.NDArray[np.int32],
@@ -491,14 +495,18 @@ def code_levels(
     group: int,
     step: int,
     last: int,
+    mode: int,
 ) -> int:
     """Code the levels of one plane of a block from scan position `last` down; return Σ|level|.
 
-    When decoding, `levels[plane]` must be zero on entry.
+    When decoding, `levels[plane]` must be zero on entry. `m.work.magnitudes[plane]` must be zero and is
+    filled. `block_inputs` of the network must be set; `mode` is as there.
     """
     total = 0
     state = 0
+    index = size_index(size)
     own = levels[plane]
+    coded = m.work.magnitudes[plane]
     for position in range(last, -1, -1):
         cell = int(scan[position])
         row = cell // _SIDE
@@ -517,10 +525,12 @@ def code_levels(
             last - position,
             int(tables.QUANTIZER[state]),
         )
+        run_network(m, plane, level_inputs(p, m, plane, index, row, col, state, mode))
         magnitude = code_magnitude(m, key, 1 if position == last else 0, abs(value), plane)
         if magnitude > 0:
             negative = code_raw(m, 1 if value < 0 else 0)
             own[row, col] = -magnitude if negative else magnitude
+            coded[row, col] = min(2 * magnitude - int(tables.QUANTIZER[state]), 255)
         total += magnitude
         state = int(tables.NEXT_STATE[state, magnitude & 1])
     return total
@@ -538,9 +548,9 @@ def magnitude_cost(m: Model, where: int, first: int, magnitude: int) -> float:
     """Bits of a magnitude known to be at least `first`, by the counters of `joint_context`, sign included."""
     bits = 0.0
     for k in range(first, min(magnitude, layout.ESCAPE)):
-        bits += bin_cost(m, where + _bin_class(k), 1)
+        bits += bin_cost(m, where + bin_class(k), 1)
     if magnitude < layout.ESCAPE:
-        bits += bin_cost(m, where + _bin_class(magnitude), 0)
+        bits += bin_cost(m, where + bin_class(magnitude), 0)
     else:
         # The Exp-Golomb part is costed by its length.
         bits += 2 * np.log2(magnitude - layout.ESCAPE + 1.0) + 1
@@ -563,7 +573,7 @@ def last_costs(
         costs[length] = length
     for node in range(1, 16):
         mixer = last_contexts(m, plane, index, energy, group, step, node)
-        chance = predict_bit(m, 3, mixer, mixer + 1)
+        chance = predict_bit(m, 3, 0, mixer, mixer + 1)
         zero = bit_cost(m, chance, 0) / 65536
         one = bit_cost(m, chance, 1) / 65536
         depth = 0
