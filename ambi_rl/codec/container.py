@@ -27,7 +27,7 @@ from ambi_rl.errors import (
 )
 
 MAGIC = b"\x8dAMB"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_SIDE = 16384
 MAX_PIXELS = MAX_SIDE * MAX_SIDE
 """Default limit of a reader, in pixels: what the format can express."""

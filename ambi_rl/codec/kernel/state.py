@@ -38,7 +38,7 @@ NUM_MAPS = 7
 # Fields of Constants.counts (int64).
 NUM_STRATEGIES, NUM_OFFSETS, NEUTRAL = range(3)
 
-MAX_INPUTS = 12
+MAX_INPUTS = 14
 """Inputs of a mixer, the bias included."""
 
 MAX_FEATURES = 128

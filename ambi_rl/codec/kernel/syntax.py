@@ -398,7 +398,7 @@ def level_contexts(
         + (((chroma * 8 + min(max(right, max(below, across)), 7)) * 8 + coarse) * _S + index) * _B
     )
     m.work.index[8] = joint_context(kind, near_class, coarse)
-    return kind * 16 + near_class
+    return kind * 16 + near_class + 4096 * step + 65536 * coarse
 
 
 @kernel
@@ -442,12 +442,20 @@ def level_bin(m: Model, key: int, shown: int, wanted: int, bit: int) -> int:
     if shown != wanted:
         for i in range(9):
             m.work.index[i] += wanted - shown
+    coarse = key // 65536
+    step = key // 4096 % 16
+    key %= 4096
     kind = key // 16
     chroma = (kind // _S) & 1
     row0 = layout.MIX_LEVEL_0 + kind * _B + wanted
     row1 = layout.MIX_LEVEL_1 + (chroma * 16 + key % 16) * _B + wanted
-    m.work.logits[9] = m.work.net_logits[wanted]
-    return code_advised(m, bit, 9, 1, row0, row1)
+    logit = int(m.work.net_logits[wanted])
+    bucket = min(max((logit + 1024) >> 6, 0), 31)
+    place = (chroma * _B + wanted) * 32 + bucket
+    m.work.index[9] = layout.LEVEL_9 + place * 8 + coarse
+    m.work.index[10] = layout.LEVEL_10 + place * 16 + step
+    m.work.logits[11] = logit
+    return code_advised(m, bit, 11, 1, row0, row1)
 
 
 @kernel
