@@ -492,6 +492,37 @@ def code_magnitude(m: Model, key: int, first: int, magnitude: int, plane: int) -
 
 
 @kernel
+def _sign(level: int) -> int:
+    """0, 1, 2 for none, positive, negative."""
+    return 0 if level == 0 else (1 if level > 0 else 2)
+
+
+@kernel
+def code_chroma_sign(
+    m: Model,
+    levels: npt.NDArray[np.int32],
+    plane: int,
+    index: int,
+    row: int,
+    col: int,
+    group: int,
+    mode: int,
+    negative: int,
+) -> int:
+    """Code the sign of a chroma level, which goes with those of luma and Cb there; return whether it is negative."""
+    cell = min(row, 3) * 4 + min(col, 3)
+    kind = 0 if mode <= tables.LAST_ANGLE else mode - tables.LAST_ANGLE
+    luma = int(levels[0, row, col])
+    blue = int(levels[1, row, col]) if plane > 1 else 0
+    signs = ((plane - 1) * 3 + _sign(luma)) * 3 + _sign(blue)
+    sizes = min(abs(luma), 3) * 4 + min(abs(blue), 3)
+    m.work.index[0] = layout.SIGN_0 + (signs * 4 + kind) * 16 + cell
+    m.work.index[1] = layout.SIGN_1 + (signs * _S + index) * 6 + group
+    m.work.index[2] = layout.SIGN_2 + (signs * 4 + kind) * 16 + sizes
+    return code_bit(m, negative, 3, layout.MIX_SIGN + kind, layout.MIX_SIGN + kind)
+
+
+@kernel
 def code_levels(
     p: Picture,
     m: Model,
@@ -536,7 +567,11 @@ def code_levels(
         run_network(m, plane, level_inputs(p, m, plane, index, row, col, state, mode))
         magnitude = code_magnitude(m, key, 1 if position == last else 0, abs(value), plane)
         if magnitude > 0:
-            negative = code_raw(m, 1 if value < 0 else 0)
+            negative = 1 if value < 0 else 0
+            if plane == 0:
+                negative = code_raw(m, negative)
+            else:
+                negative = code_chroma_sign(m, levels, plane, index, row, col, group, mode, negative)
             own[row, col] = -magnitude if negative else magnitude
             coded[row, col] = min(2 * magnitude - int(tables.QUANTIZER[state]), 255)
         total += magnitude
