@@ -43,7 +43,7 @@ _PAST_END = 0x555555555555
 _OVERRUN = 8
 """Bytes past the end that a decoder may legitimately read: the width of its registers, and two."""
 
-_LEARNING_RATE = 5
+_LEARNING_RATE = 10
 _LEARNING_SHIFT = 20
 _WEIGHT_MAX = 1 << 22
 
