@@ -66,9 +66,7 @@ def planes_of(seed: int, height: int = 64, width: int = 48) -> Planes:
 
 @pytest.mark.parametrize("fill", [1.0, 0.01])
 @pytest.mark.parametrize("plane", [0, 2])
-def test_the_largest_weights_do_not_overflow(
-    plain_bundle: Bundle, plane: int, fill: float
-) -> None:
+def test_the_largest_weights_do_not_overflow(plain_bundle: Bundle, plane: int, fill: float) -> None:
     tensors = random_network(plane, fill)
     bundle = replace(plain_bundle, policy={}, entropy=plain_bundle.entropy | tensors)
     dump_bundle(bundle)
@@ -100,7 +98,9 @@ def test_integers_say_what_floats_say() -> None:
 
 
 def test_pictures_come_back_through_any_network(plain_bundle: Bundle) -> None:
-    bundle = replace(plain_bundle, policy={}, entropy=plain_bundle.entropy | random_network(3, 0.02))
+    bundle = replace(
+        plain_bundle, policy={}, entropy=plain_bundle.entropy | random_network(3, 0.02)
+    )
     planes = planes_of(1)
     coded = encode_frame(planes, 400, bundle, Strategist("search", candidates=2))
     assert np.array_equal(decode_frame(coded.payload, 64, 48, 3, 400, bundle), coded.planes)

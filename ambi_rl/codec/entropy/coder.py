@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ambi_rl.codec.entropy import layout
 from ambi_rl.codec.jit import kernel
 from ambi_rl.codec.kernel.state import (
     BITS,
@@ -42,6 +43,11 @@ nothing, so that it would never run out of a truncated stream."""
 _PAST_END = 0x555555555555
 _OVERRUN = 8
 """Bytes past the end that a decoder may legitimately read: the width of its registers, and two."""
+
+REFINE_SHIFT = 7
+"""log2 of the distance of the refinement's counters, in 1/256 of a logit."""
+_SPAN = 1 << REFINE_SHIFT
+_CHANCE_MIN = 32
 
 _LEARNING_RATE = 10
 _LEARNING_SHIFT = 20
@@ -150,7 +156,9 @@ def _narrow(
 def predict_bit(m: Model, count: int, given: int, set0: int, set1: int) -> int:
     """Probability, in 1/65536, that the next bit is one, from the `count` counters in `m.work.index`.
 
-    `given` more logits, which the caller has put behind those of the counters, are mixed as well. Two mixers, each with the weights that its own context selects, are averaged as logits.
+    `given` more logits, which the caller has put behind those of the counters, are mixed as well. Two mixers,
+    each with the weights that its own context selects, are averaged as logits. The result is averaged with
+    what has happened after such results: with counters at regular logits, between which is interpolated.
     """
     dot0 = 0
     dot1 = 0
@@ -169,7 +177,16 @@ def predict_bit(m: Model, count: int, given: int, set0: int, set1: int) -> int:
     m.work.logits[MAX_INPUTS] = dot0
     m.work.logits[MAX_INPUTS + 1] = dot1
     final = ((dot0 + dot1) >> 17) + 2048
-    return int(m.tables.squash[min(max(final, 0), 4095)])
+    final = min(max(final, 0), 4095)
+    node = layout.REFINE + set0 * layout.REFINE_NODES + (final >> REFINE_SHIFT)
+    part = final & (_SPAN - 1)
+    # The nearer of the two counters learns, as the last one.
+    m.work.index[count] = node + (1 if 2 * part >= _SPAN else 0)
+    low = int(m.state.probs[node]) >> 14
+    high = int(m.state.probs[node + 1]) >> 14
+    refined = (low * (_SPAN - part) + high * part) >> REFINE_SHIFT
+    chance = (int(m.tables.squash[final]) + refined) >> 1
+    return min(max(chance, _CHANCE_MIN), 65536 - _CHANCE_MIN)
 
 
 @kernel
@@ -195,7 +212,7 @@ def _learn(m: Model, bit: int, count: int, given: int, set0: int, set1: int) -> 
         m.state.weights[row0 + i] = min(max(w0, -_WEIGHT_MAX), _WEIGHT_MAX)
         m.state.weights[row1 + i] = min(max(w1, -_WEIGHT_MAX), _WEIGHT_MAX)
     limit = int(m.tables.limits[0])
-    for i in range(count):
+    for i in range(count + 1):
         where = m.work.index[i]
         state = int(m.state.probs[where])
         seen = state & 1023
@@ -218,7 +235,7 @@ def code_advised(m: Model, bit: int, count: int, given: int, set0: int, set1: in
     Args:
         m: The model and coder.
         bit: The bit to write or to cost; ignored when decoding.
-        count: Number of counters in `m.work.index`.
+        count: Number of counters in `m.work.index`, whose next entry is overwritten.
         given: Number of logits that the caller has put behind theirs in `m.work.logits`; with the counters at
             most MAX_INPUTS − 1 (a bias is the last input).
         set0: Row of mixer weights chosen by the first selecting context.

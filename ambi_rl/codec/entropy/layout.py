@@ -65,8 +65,8 @@ OFFSET_1 = _counters((MAX_OFFSETS + 1) * (MAX_OFFSETS + 1) * MAX_OFFSETS)
 CHROMA_0 = _counters(SIZES * 4 * 16)
 CHROMA_1 = _counters(5 * 5 * 4)
 CHROMA_2 = _counters(9 * 4 * 4)
-NUM_COUNTERS = _cursor
 
+_counters_end = _cursor
 _cursor = 0
 MIX_LEVEL_0 = _counters(2 * 2 * BINS * SIZES)
 MIX_LEVEL_1 = _counters(2 * BINS * 16)
@@ -81,6 +81,11 @@ MIX_STRATEGY_1 = _counters(MAX_STRATEGIES)
 MIX_OFFSET = _counters(1)
 MIX_CHROMA = _counters(SIZES)
 NUM_MIXERS = _cursor
+
+REFINE_NODES = 33
+REFINE = _counters_end
+"""The final refinement: for each row of the first mixer, counters at REFINE_NODES mixed logits."""
+NUM_COUNTERS = REFINE + REFINE_NODES * NUM_MIXERS
 
 # The level network: rows of its first layer, one of which stands for each value of each input.
 NET_BINS = BINS

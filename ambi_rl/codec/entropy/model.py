@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ambi_rl.codec.entropy import layout
+from ambi_rl.codec.entropy.coder import REFINE_SHIFT
 from ambi_rl.codec.entropy.network import BIAS_MAX, ROW_MAX, WEIGHT_MAX
 from ambi_rl.codec.kernel.state import MAX_INPUTS
-from ambi_rl.codec.tables import COUNT_LIMIT
+from ambi_rl.codec.tables import COUNT_LIMIT, SQUASH
 from ambi_rl.errors import BundleError
 
 Tensors = dict[str, npt.NDArray[np.generic]]
@@ -49,12 +50,20 @@ def untrained() -> Tensors:
     """An entropy model that knows nothing: even odds everywhere, equal mixing."""
     mixers = np.full((layout.NUM_MIXERS, MAX_INPUTS), _START_WEIGHT, np.int32)
     return {
-        "counters": np.full(layout.NUM_COUNTERS, 1 << 29, np.int32),
+        "counters": _untrained_counters(),
         "mixers": mixers.reshape(-1),
         "limits": np.array([_ADAPT_LIMIT, _START_CONFIDENCE], np.int32),
         "chroma_scale": np.array([64, 72], np.int32),
         **{name: np.zeros(shape, _dtype(name)) for name, shape in layout.NET_TENSORS.items()},
     }
+
+
+def _untrained_counters() -> npt.NDArray[np.int32]:
+    """Counters of even odds, and a refinement that changes nothing."""
+    counters = np.full(layout.NUM_COUNTERS, 1 << 29, np.int32)
+    nodes = np.minimum(np.arange(layout.REFINE_NODES) << REFINE_SHIFT, len(SQUASH) - 1)
+    counters[layout.REFINE :] = np.tile(SQUASH[nodes] << 14, layout.NUM_MIXERS)
+    return counters
 
 
 def _dtype(name: str) -> type[np.signedinteger[Any]]:

@@ -94,9 +94,7 @@ def block_inputs(
 
 
 @kernel
-def _find_neighbours(
-    p: Picture, near: npt.NDArray[np.int64], y: int, x: int, size: int
-) -> None:
+def _find_neighbours(p: Picture, near: npt.NDArray[np.int64], y: int, x: int, size: int) -> None:
     """Side, top row and left column of the blocks beside the middle of the left and of the upper border."""
     middle = size >> 1
     near[0] = 0

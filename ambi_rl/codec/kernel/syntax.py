@@ -10,7 +10,14 @@ import numpy.typing as npt
 
 from ambi_rl.codec import tables
 from ambi_rl.codec.entropy import layout
-from ambi_rl.codec.entropy.coder import Model, bit_cost, code_advised, code_bit, code_raw, predict_bit
+from ambi_rl.codec.entropy.coder import (
+    Model,
+    bit_cost,
+    code_advised,
+    code_bit,
+    code_raw,
+    predict_bit,
+)
 from ambi_rl.codec.entropy.network import level_inputs, run_network
 from ambi_rl.codec.jit import kernel
 from ambi_rl.codec.kernel.state import (
@@ -571,7 +578,9 @@ def code_levels(
             if plane == 0:
                 negative = code_raw(m, negative)
             else:
-                negative = code_chroma_sign(m, levels, plane, index, row, col, group, mode, negative)
+                negative = code_chroma_sign(
+                    m, levels, plane, index, row, col, group, mode, negative
+                )
             own[row, col] = -magnitude if negative else magnitude
             coded[row, col] = min(2 * magnitude - int(tables.QUANTIZER[state]), 255)
         total += magnitude
