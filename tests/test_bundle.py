@@ -91,7 +91,7 @@ def test_the_id_covers_exactly_what_decoding_depends_on(plain_bundle: Bundle) ->
         with_changes(plain_bundle, strategies=plain_bundle.strategies[::-1]),
         with_changes(plain_bundle, offsets=[0, -2, 2]),
         with_changes(plain_bundle, superblock=64),
-        with_changes(plain_bundle, format_version=2),
+        with_changes(plain_bundle, format_version=3),
     ]
     assert len({bundle.id for bundle in [*different, plain_bundle]}) == len(different) + 1
 
@@ -130,8 +130,8 @@ def test_manifest_values_are_validated(plain_bundle: Bundle, key: str, value: An
 
 def test_a_newer_version_is_named(plain_bundle: Bundle, tmp_path: Path) -> None:
     path = tmp_path / "new.ambic"
-    path.write_bytes(altered(plain_bundle, lambda manifest: manifest.update(format_version=2)))
-    with pytest.raises(UnsupportedVersionError, match=r"new\.ambic.*version 2"):
+    path.write_bytes(altered(plain_bundle, lambda manifest: manifest.update(format_version=3)))
+    with pytest.raises(UnsupportedVersionError, match=r"new\.ambic.*version 3"):
         load_bundle(path)
 
 

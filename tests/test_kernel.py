@@ -20,6 +20,7 @@ from ambi_rl.codec.entropy.coder import (
     start_decoding,
     start_encoding,
 )
+from ambi_rl.codec.entropy.network import block_inputs
 from ambi_rl.codec.kernel.block import dequantize
 from ambi_rl.codec.kernel.predict import LEFT, ORIGIN, TOP, predict, predict_from_luma
 from ambi_rl.codec.kernel.quantize import quantize
@@ -121,14 +122,16 @@ def test_levels_of_any_size_come_back(
     start_encoding(picture.state.registers)
     work.levels[plane, :size, :size] = levels
     assert code_last(model, plane, size, 2, 1, 8, last) == last
-    total = code_levels(model, scan, work.levels, plane, size, 2, 1, 8, last)
+    block_inputs(picture, model, plane, 0, 0, log2 - 2, 3, 0)
+    total = code_levels(picture, model, scan, work.levels, plane, size, 2, 1, 8, last, 3)
     assert total == np.abs(levels).sum()
     length = finish_encoding(picture.state.registers, stream)
 
     model, picture, work = make_model(default_bundle, stream[:length].copy())
     start_decoding(picture.state.registers, model.stream)
     assert code_last(model, plane, size, 2, 1, 8, 0) == last
-    code_levels(model, scan, work.levels, plane, size, 2, 1, 8, last)
+    block_inputs(picture, model, plane, 0, 0, log2 - 2, 3, 0)
+    code_levels(picture, model, scan, work.levels, plane, size, 2, 1, 8, last, 3)
     assert np.array_equal(work.levels[plane, :size, :size], levels)
 
 

@@ -34,7 +34,7 @@ from ambi_rl.codec import tables
 from ambi_rl.codec.files import read_file, write_file
 from ambi_rl.errors import AmbiError, BundleError, UnknownBundleError, UnsupportedVersionError
 
-BUNDLE_VERSION = 1
+BUNDLE_VERSION = 2
 SUFFIX = ".ambic"
 FOLDERS_VARIABLE = "AMBI_BUNDLES"
 """Environment variable: folders, separated like PATH, in which `find_bundle` looks for *.ambic."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from ambi_rl.codec import tables
 from ambi_rl.codec.bundle import Bundle
+from ambi_rl.codec.entropy import layout
 from ambi_rl.codec.kernel.state import (
     CONSTANTS,
     MAX_HIDDEN,
@@ -101,6 +102,8 @@ def context_of(bundle: Bundle) -> Context:
         constants["order"][size].reshape(-1)[scan[:area]] = np.log2(2 + np.arange(area))
     constants["limits"] = bundle.entropy["limits"]
     constants["chroma_scale"] = bundle.entropy["chroma_scale"]
+    for name in layout.NET_TENSORS:
+        constants[name] = bundle.entropy[name]
     constants["strategies"][: len(codes)] = codes
     constants["strategy_of"] = -1
     constants["strategy_of"][codes] = np.arange(len(codes))

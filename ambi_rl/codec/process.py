@@ -55,6 +55,7 @@ def _look_ahead_at(batch: Picture, s: Work, c: Constants, b: int) -> None:
         batch.stream[b],
         batch.state[b],  # type: ignore[index]
         batch.outlook[b],
+        batch.magnitudes[b],
     )
     look_ahead(p, s, c)
 
@@ -79,6 +80,7 @@ def _observe_range(
             batch.stream[b],
             batch.state[b],  # type: ignore[index]
             batch.outlook[b],
+            batch.magnitudes[b],
         )
         log2 = int(p.state.control[NODE_LOG2])
         if log2 == 0:
@@ -116,6 +118,7 @@ def _step_range(
             batch.stream[b],
             batch.state[b],  # type: ignore[index]
             batch.outlook[b],
+            batch.magnitudes[b],
         )
         log2 = int(p.state.control[NODE_LOG2])
         bits[b] = 0.0
@@ -240,6 +243,7 @@ class BlockCodingBatch:
             batch.stream[index],
             batch.state[index],  # type: ignore[index]
             batch.outlook[index],
+            batch.magnitudes[index],
         )
 
     def observe(self, observations: npt.NDArray[np.float32], masks: npt.NDArray[np.bool_]) -> None:

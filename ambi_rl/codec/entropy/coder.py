@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ambi_rl.codec.entropy import layout
 from ambi_rl.codec.jit import kernel
 from ambi_rl.codec.kernel.state import (
     BITS,
@@ -43,7 +44,12 @@ _PAST_END = 0x555555555555
 _OVERRUN = 8
 """Bytes past the end that a decoder may legitimately read: the width of its registers, and two."""
 
-_LEARNING_RATE = 5
+REFINE_SHIFT = 7
+"""log2 of the distance of the refinement's counters, in 1/256 of a logit."""
+_SPAN = 1 << REFINE_SHIFT
+_CHANCE_MIN = 32
+
+_LEARNING_RATE = 10
 _LEARNING_SHIFT = 20
 _WEIGHT_MAX = 1 << 22
 
@@ -147,10 +153,12 @@ def _narrow(
 
 
 @kernel
-def predict_bit(m: Model, count: int, set0: int, set1: int) -> int:
+def predict_bit(m: Model, count: int, given: int, set0: int, set1: int) -> int:
     """Probability, in 1/65536, that the next bit is one, from the `count` counters in `m.work.index`.
 
-    Two mixers, each with the weights that its own context selects, are averaged as logits.
+    `given` more logits, which the caller has put behind those of the counters, are mixed as well. Two mixers,
+    each with the weights that its own context selects, are averaged as logits. The result is averaged with
+    what has happened after such results: with counters at regular logits, between which is interpolated.
     """
     dot0 = 0
     dot1 = 0
@@ -161,13 +169,24 @@ def predict_bit(m: Model, count: int, set0: int, set1: int) -> int:
         m.work.logits[i] = logit
         dot0 += logit * int(m.state.weights[row0 + i])
         dot1 += logit * int(m.state.weights[row1 + i])
-    m.work.logits[count] = 256
-    dot0 += 256 * int(m.state.weights[row0 + count])
-    dot1 += 256 * int(m.state.weights[row1 + count])
+    total = count + given
+    m.work.logits[total] = 256
+    for i in range(count, total + 1):
+        dot0 += int(m.work.logits[i]) * int(m.state.weights[row0 + i])
+        dot1 += int(m.work.logits[i]) * int(m.state.weights[row1 + i])
     m.work.logits[MAX_INPUTS] = dot0
     m.work.logits[MAX_INPUTS + 1] = dot1
     final = ((dot0 + dot1) >> 17) + 2048
-    return int(m.tables.squash[min(max(final, 0), 4095)])
+    final = min(max(final, 0), 4095)
+    node = layout.REFINE + set0 * layout.REFINE_NODES + (final >> REFINE_SHIFT)
+    part = final & (_SPAN - 1)
+    # The nearer of the two counters learns, as the last one.
+    m.work.index[count] = node + (1 if 2 * part >= _SPAN else 0)
+    low = int(m.state.probs[node]) >> 14
+    high = int(m.state.probs[node + 1]) >> 14
+    refined = (low * (_SPAN - part) + high * part) >> REFINE_SHIFT
+    chance = (int(m.tables.squash[final]) + refined) >> 1
+    return min(max(chance, _CHANCE_MIN), 65536 - _CHANCE_MIN)
 
 
 @kernel
@@ -177,7 +196,7 @@ def bit_cost(m: Model, chance: int, bit: int) -> int:
 
 
 @kernel
-def _learn(m: Model, bit: int, count: int, set0: int, set1: int) -> None:
+def _learn(m: Model, bit: int, count: int, given: int, set0: int, set1: int) -> None:
     """Move the mixers' weights and the counters used for the last prediction towards `bit`."""
     p0 = int(m.tables.squash[min(max((int(m.work.logits[MAX_INPUTS]) >> 16) + 2048, 0), 4095)])
     p1 = int(m.tables.squash[min(max((int(m.work.logits[MAX_INPUTS + 1]) >> 16) + 2048, 0), 4095)])
@@ -186,14 +205,14 @@ def _learn(m: Model, bit: int, count: int, set0: int, set1: int) -> None:
     row0 = set0 * MAX_INPUTS
     row1 = set1 * MAX_INPUTS
     half = 1 << (_LEARNING_SHIFT - 1)
-    for i in range(count + 1):
+    for i in range(count + given + 1):
         logit = int(m.work.logits[i])
         w0 = int(m.state.weights[row0 + i]) + ((logit * error0 + half) >> _LEARNING_SHIFT)
         w1 = int(m.state.weights[row1 + i]) + ((logit * error1 + half) >> _LEARNING_SHIFT)
         m.state.weights[row0 + i] = min(max(w0, -_WEIGHT_MAX), _WEIGHT_MAX)
         m.state.weights[row1 + i] = min(max(w1, -_WEIGHT_MAX), _WEIGHT_MAX)
     limit = int(m.tables.limits[0])
-    for i in range(count):
+    for i in range(count + 1):
         where = m.work.index[i]
         state = int(m.state.probs[where])
         seen = state & 1023
@@ -205,22 +224,30 @@ def _learn(m: Model, bit: int, count: int, set0: int, set1: int) -> None:
 
 @kernel
 def code_bit(m: Model, bit: int, count: int, set0: int, set1: int) -> int:
-    """Code one binary decision with the `count` counters in `m.work.index`; return the bit.
+    """Code one binary decision with the `count` counters in `m.work.index`; return the bit."""
+    return code_advised(m, bit, count, 0, set0, set1)
+
+
+@kernel
+def code_advised(m: Model, bit: int, count: int, given: int, set0: int, set1: int) -> int:
+    """Code one binary decision with counters and with predictions from elsewhere; return the bit.
 
     Args:
         m: The model and coder.
         bit: The bit to write or to cost; ignored when decoding.
-        count: Number of counters, at most MAX_INPUTS − 1 (a bias is the last input).
+        count: Number of counters in `m.work.index`, whose next entry is overwritten.
+        given: Number of logits that the caller has put behind theirs in `m.work.logits`; with the counters at
+            most MAX_INPUTS − 1 (a bias is the last input).
         set0: Row of mixer weights chosen by the first selecting context.
         set1: Row chosen by the second.
     """
-    chance = predict_bit(m, count, set0, set1)
+    chance = predict_bit(m, count, given, set0, set1)
     mode = m.state.registers[MODE]
     if mode <= DECODE:
         bit = _narrow(m.state.registers, m.stream, bit, chance)
     m.state.registers[BITS] += bit_cost(m, chance, bit)
     if mode != ESTIMATE:
-        _learn(m, bit, count, set0, set1)
+        _learn(m, bit, count, given, set0, set1)
     return bit
 
 

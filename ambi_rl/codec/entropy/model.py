@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from ambi_rl.codec.entropy import layout
+from ambi_rl.codec.entropy.coder import REFINE_SHIFT
+from ambi_rl.codec.entropy.network import BIAS_MAX, ROW_MAX, WEIGHT_MAX
 from ambi_rl.codec.kernel.state import MAX_INPUTS
-from ambi_rl.codec.tables import COUNT_LIMIT
+from ambi_rl.codec.tables import COUNT_LIMIT, SQUASH
 from ambi_rl.errors import BundleError
 
 Tensors = dict[str, npt.NDArray[np.generic]]
@@ -17,13 +21,25 @@ _SHAPES: dict[str, tuple[int, ...]] = {
     "mixers": (layout.NUM_MIXERS * MAX_INPUTS,),
     "limits": (2,),
     "chroma_scale": (2,),
+    **layout.NET_TENSORS,
 }
-"""Every tensor of the model; all are int32.
+"""Every tensor of the model; those in `_SHORT` are int16, the others int32.
 
 counters: probability of a one in 20 bits, observations in 10. mixers: weights with 16 fractional bits.
 limits: observations a counter remembers when coding; observations it starts with at most.
-chroma_scale: quantizer steps of Cb and Cr relative to luma, in 1/64.
+chroma_scale: quantizer steps of Cb and Cr relative to luma, in 1/64. net_...: the level network, see
+`entropy.network`.
 """
+
+_SHORT = {"net_rows", "net_w1", "net_w2"}
+_NET_MAX = {
+    "net_rows": ROW_MAX,
+    "net_bias": BIAS_MAX,
+    "net_w1": WEIGHT_MAX,
+    "net_b1": BIAS_MAX,
+    "net_w2": WEIGHT_MAX,
+    "net_b2": BIAS_MAX,
+}
 
 _START_WEIGHT = 16000
 _ADAPT_LIMIT = 255
@@ -34,11 +50,24 @@ def untrained() -> Tensors:
     """An entropy model that knows nothing: even odds everywhere, equal mixing."""
     mixers = np.full((layout.NUM_MIXERS, MAX_INPUTS), _START_WEIGHT, np.int32)
     return {
-        "counters": np.full(layout.NUM_COUNTERS, 1 << 29, np.int32),
+        "counters": _untrained_counters(),
         "mixers": mixers.reshape(-1),
         "limits": np.array([_ADAPT_LIMIT, _START_CONFIDENCE], np.int32),
         "chroma_scale": np.array([64, 72], np.int32),
+        **{name: np.zeros(shape, _dtype(name)) for name, shape in layout.NET_TENSORS.items()},
     }
+
+
+def _untrained_counters() -> npt.NDArray[np.int32]:
+    """Counters of even odds, and a refinement that changes nothing."""
+    counters = np.full(layout.NUM_COUNTERS, 1 << 29, np.int32)
+    nodes = np.minimum(np.arange(layout.REFINE_NODES) << REFINE_SHIFT, len(SQUASH) - 1)
+    counters[layout.REFINE :] = np.tile(SQUASH[nodes] << 14, layout.NUM_MIXERS)
+    return counters
+
+
+def _dtype(name: str) -> type[np.signedinteger[Any]]:
+    return np.int16 if name in _SHORT else np.int32
 
 
 def settle(counters: npt.NDArray[np.int32], confidence: int) -> npt.NDArray[np.int32]:
@@ -73,11 +102,17 @@ def validate_tensors(entropy: Tensors, num_strategies: int, num_offsets: int) ->
         )
     for name, shape in _SHAPES.items():
         tensor = entropy[name]
-        if tensor.dtype != np.int32 or tensor.shape != shape:
+        dtype = np.dtype(_dtype(name))
+        if tensor.dtype != dtype or tensor.shape != shape:
             raise BundleError(
                 f"bundle tensor entropy/{name} is {tensor.dtype} {list(tensor.shape)}, "
-                f"not int32 {list(shape)}"
+                f"not {dtype} {list(shape)}"
             )
+    for name, most in _NET_MAX.items():
+        if np.abs(entropy[name].astype(np.int64)).max() > most:
+            raise BundleError(f"bundle tensor entropy/{name} has values out of range")
+    if entropy["net_rows"][:, layout.NET_PADDING].any():
+        raise BundleError("bundle tensor entropy/net_rows has a padding row that is not zero")
     counters = entropy["counters"].astype(np.int64)
     if counters.min() < 0 or counters.max() >= 1 << 30:
         raise BundleError("bundle tensor entropy/counters has values out of range")

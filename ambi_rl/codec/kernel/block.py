@@ -6,6 +6,7 @@ import numpy as np
 
 from ambi_rl.codec import tables
 from ambi_rl.codec.entropy.coder import DECODE, ESTIMATE, Model, code_bit
+from ambi_rl.codec.entropy.network import block_inputs
 from ambi_rl.codec.jit import kernel
 from ambi_rl.codec.kernel.predict import gather_reference, predict, predict_from_luma, satd
 from ambi_rl.codec.kernel.quantize import clear_levels, estimate_coefficients, quantize
@@ -97,7 +98,7 @@ def block_step(p: Picture, c: Constants, plane: int, offset: int) -> int:
 @kernel
 def direction_group(code: int) -> int:
     """Coarse direction of a prediction, for contexts: smooth 0, near horizontal 1, … near vertical 5."""
-    if code <= tables.DC:
+    if code <= tables.DC or code > tables.LAST_ANGLE:
         return 0
     return min(1 + (code - tables.FIRST_ANGLE) // 7, 5)
 
@@ -246,15 +247,17 @@ def _code_plane(
     y: int,
     x: int,
     size: int,
-    group: int,
+    mode: int,
     offset: int,
     others: int,
     transform: int,
 ) -> bool:
     """Code the residual of one plane whose prediction is in `s.prediction`; return whether it has levels.
 
-    `transform` is luma's, or AUTO_TRANSFORM; when decoding, it is read.
+    `transform` is luma's, or AUTO_TRANSFORM; when decoding, it is read. `mode` is the predictor's code, or
+    34 + the chroma strategy if that is not luma's predictor.
     """
+    group = direction_group(mode)
     decoding = p.state.registers[MODE] == DECODE
     if decoding or plane > 0:
         transform = usual_transform(plane, size)
@@ -279,8 +282,10 @@ def _code_plane(
         if plane == 0 and has_transforms(size):
             transform = code_transform(p, m, y, x, size, group, transform)
         last = code_last(m, plane, size, energy, group, context, max(last, 0))
+        index = size_index(size)
+        block_inputs(p, m, plane, y, x, index, mode, others)
         total = code_levels(
-            m, c.scans[size_index(size)], s.levels, plane, size, energy, group, context, last
+            p, m, c.scans[index], s.levels, plane, size, energy, group, context, last, mode
         )
     kind = energy_class(total, size)
     for i in range(size >> 2):
@@ -288,6 +293,10 @@ def _code_plane(
             p.maps[ENERGY + plane, (y >> 2) + i, (x >> 2) + j] = kind
             if plane == 0:
                 p.maps[TRANSFORM, (y >> 2) + i, (x >> 2) + j] = transform + 1 if coded else 0
+    magnitudes = p.magnitudes[plane, y : y + size, x : x + size]
+    for i in range(size):
+        for j in range(size):
+            magnitudes[i, j] = s.magnitudes[plane, i, j]
     _reconstruct(p, s, c, plane, y, x, size, step, last if coded else -1, transform)
     return coded
 
@@ -362,22 +371,19 @@ def code_leaf(
     strategy = code_strategy(p, m, y, x, log2, strategy)
     offset = code_offset(p, m, y, x, log2, offset)
     code = int(c.strategies[strategy])
-    group = direction_group(code)
     gather_reference(p, s, y, x, size)
     predict(s, 0, size, code, 1)
-    others = 1 if _code_plane(p, s, c, m, 0, y, x, size, group, offset, 0, transform) else 0
+    others = 1 if _code_plane(p, s, c, m, 0, y, x, size, code, offset, 0, transform) else 0
     error = 0.0 if decoding else squared_error(p, 0, y, x, size)
     if p.state.control[PLANES] == 3:
         if not decoding and chroma == AUTO_CHROMA:
             chroma = _choose_chroma(p, s, c, m, y, x, log2, strategy)
         chroma = code_chroma(p, m, y, x, log2, strategy, chroma)
-        chroma_group = group if chroma == SAME else 0
+        mode = code if chroma == SAME else tables.LAST_ANGLE + chroma
         for plane in range(1, 3):
             predict_chroma(p, s, plane, y, x, size, code, chroma, 1)
             if (
-                _code_plane(
-                    p, s, c, m, plane, y, x, size, chroma_group, offset, others, AUTO_TRANSFORM
-                )
+                _code_plane(p, s, c, m, plane, y, x, size, mode, offset, others, AUTO_TRANSFORM)
                 and plane == 1
             ):
                 others |= 2

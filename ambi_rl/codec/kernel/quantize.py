@@ -50,6 +50,7 @@ def clear_levels(s: Work, plane: int, size: int) -> None:
     for i in range(size + 3):
         for j in range(size + 3):
             s.levels[plane, i, j] = 0
+            s.magnitudes[plane, i, j] = 0
 
 
 @kernel

@@ -38,7 +38,7 @@ NUM_MAPS = 8
 # Fields of Constants.counts (int64).
 NUM_STRATEGIES, NUM_OFFSETS, NEUTRAL = range(3)
 
-MAX_INPUTS = 10
+MAX_INPUTS = 14
 """Inputs of a mixer, the bias included."""
 
 MAX_FEATURES = 128
@@ -71,6 +71,12 @@ WORK = np.dtype(
     [
         ("index", np.int64, (MAX_INPUTS,)),
         ("logits", np.int64, (MAX_INPUTS + 2,)),
+        ("net_inputs", np.int32, (layout.NET_INPUTS,)),
+        ("net_near", np.int64, (6,)),
+        ("net_base", np.int32, (layout.NET_HIDDEN,)),
+        ("net_first", np.int32, (layout.NET_HIDDEN,)),
+        ("net_second", np.int32, (layout.NET_SECOND,)),
+        ("net_logits", np.int32, (layout.NET_BINS,)),
         ("costs", np.float64, (2 * layout.MAX_STRATEGIES,)),
         ("trellis", np.int32, (_SIDE * _SIDE, tables.NUM_STATES)),
         ("path_costs", np.float64, (2, tables.NUM_STATES)),
@@ -87,11 +93,13 @@ WORK = np.dtype(
         ("half", np.int32, (_SIDE, _SIDE)),
         ("coefficients", np.int32, (_SIDE, _SIDE)),
         ("levels", np.int32, (3, _SIDE + 4, _SIDE + 4)),
+        ("magnitudes", np.uint8, (3, _SIDE + 4, _SIDE + 4)),
         ("observation", np.float32, (MAX_FEATURES,)),
         ("normalised", np.float32, (MAX_FEATURES,)),
         ("hidden", np.float32, (2, MAX_HIDDEN + MAX_FEATURES)),
         ("scores", np.float32, (MAX_OUTPUTS,)),
         ("saved", np.int16, (tables.NUM_SIZES, 3, _SIDE, _SIDE)),
+        ("saved_magnitudes", np.uint8, (tables.NUM_SIZES, 3, _SIDE, _SIDE)),
         ("saved_maps", np.uint8, (tables.NUM_SIZES, NUM_MAPS, _UNITS, _UNITS)),
         ("planned", np.uint8, (NUM_MAPS, _UNITS, _UNITS)),
     ],
@@ -115,6 +123,12 @@ CONSTANTS = np.dtype(
         ("strategies", np.int64, (layout.MAX_STRATEGIES,)),
         ("strategy_of", np.int64, (len(tables.PREDICTOR_NAMES),)),
         ("chroma_scale", np.int32, (2,)),
+        ("net_rows", np.int16, (2, layout.NET_ROWS, layout.NET_HIDDEN)),
+        ("net_bias", np.int32, (2, layout.NET_HIDDEN)),
+        ("net_w1", np.int16, (2, layout.NET_HIDDEN, layout.NET_SECOND)),
+        ("net_b1", np.int32, (2, layout.NET_SECOND)),
+        ("net_w2", np.int16, (2, layout.NET_SECOND, layout.NET_BINS)),
+        ("net_b2", np.int32, (2, layout.NET_BINS)),
     ],
     align=True,
 )
@@ -143,6 +157,12 @@ class Work(Protocol):
 
     index: I64
     logits: I64
+    net_inputs: I32
+    net_near: I64
+    net_base: I32
+    net_first: I32
+    net_second: I32
+    net_logits: I32
     costs: F64
     trellis: I32
     path_costs: F64
@@ -159,11 +179,13 @@ class Work(Protocol):
     half: I32
     coefficients: I32
     levels: I32
+    magnitudes: U8
     observation: F32
     normalised: F32
     hidden: F32
     scores: F32
     saved: I16
+    saved_magnitudes: U8
     saved_maps: U8
     planned: U8
 
@@ -181,6 +203,9 @@ class Constants(Protocol):
         strategies: int64 [S], predictor code of each strategy.
         strategy_of: int64, the strategy of each predictor code; −1 if none has it.
         chroma_scale: int32 [2], steps of Cb and Cr relative to luma, in 1/64.
+        net_rows: int16 [2, R, H], the level network of luma and of chroma; see `entropy.network` for it and
+            the others, net_bias int32 [2, H], net_w1 int16 [2, H, K], net_b1 int32 [2, K], net_w2 int16
+            [2, K, B], net_b2 int32 [2, B].
     """
 
     counts: I64
@@ -198,6 +223,12 @@ class Constants(Protocol):
     strategies: I64
     strategy_of: I64
     chroma_scale: I32
+    net_rows: I16
+    net_bias: I32
+    net_w1: I16
+    net_b1: I32
+    net_w2: I16
+    net_b2: I32
 
 
 class Picture(NamedTuple):
@@ -211,6 +242,8 @@ class Picture(NamedTuple):
         state: Progress and entropy state.
         outlook: float32 [2, NUM_SIZES, H/4, W/4], see `strategists.lookahead`; [2, NUM_SIZES, 0, 0] if no
             policy looks at the picture.
+        magnitudes: uint8 [P, H, W], magnitudes of the coefficients as coded, in units of the spacing (2·level,
+            less one with quantizer 1) and at most 255; each block's at its place, zero where none are coded.
     """
 
     source: I16
@@ -219,6 +252,7 @@ class Picture(NamedTuple):
     stream: U8
     state: State
     outlook: F32
+    magnitudes: U8
 
 
 def records(dtype: np.dtype[np.void], count: int) -> np.recarray[tuple[int], np.dtype[np.void]]:
@@ -256,4 +290,5 @@ def allocate_picture(
         stream=np.zeros((*lead, stream), np.uint8),
         state=state[0] if batch is None else state,
         outlook=np.zeros((*lead, 2, tables.NUM_SIZES, *units), np.float32),
+        magnitudes=np.zeros(shape, np.uint8),
     )

@@ -10,7 +10,15 @@ import numpy.typing as npt
 
 from ambi_rl.codec import tables
 from ambi_rl.codec.entropy import layout
-from ambi_rl.codec.entropy.coder import Model, bit_cost, code_bit, code_raw, predict_bit
+from ambi_rl.codec.entropy.coder import (
+    Model,
+    bit_cost,
+    code_advised,
+    code_bit,
+    code_raw,
+    predict_bit,
+)
+from ambi_rl.codec.entropy.network import level_inputs, run_network
 from ambi_rl.codec.jit import kernel
 from ambi_rl.codec.kernel.state import (
     CHROMA,
@@ -142,7 +150,7 @@ def strategy_costs(
         for node in range(1 << level, (last >> (6 - level)) + 1):
             _strategy_contexts(m, size, left, above, corner, groups, node)
             mixer = layout.MIX_STRATEGY_1 + node
-            chance = predict_bit(m, 5, layout.MIX_STRATEGY_0 + agree, mixer)
+            chance = predict_bit(m, 5, 0, layout.MIX_STRATEGY_0 + agree, mixer)
             costs[2 * node] = costs[node] + bit_cost(m, chance, 0) / 65536
             costs[2 * node + 1] = costs[node] + bit_cost(m, chance, 1) / 65536
 
@@ -324,7 +332,8 @@ def code_last(
 
 
 @kernel
-def _bin_class(threshold: int) -> int:
+def bin_class(threshold: int) -> int:
+    """Class, 0…7, of the bin "level > threshold"."""
     if threshold < 6:
         return threshold
     return 6 if threshold < 9 else 7
@@ -417,7 +426,7 @@ def level_contexts(
         + (((chroma * 8 + min(max(right, max(below, across)), 7)) * 8 + coarse) * _S + index) * _B
     )
     m.work.index[8] = joint_context(kind, near_class, coarse)
-    return kind * 16 + near_class
+    return kind * 16 + near_class + 4096 * step + 65536 * coarse
 
 
 @kernel
@@ -477,11 +486,20 @@ def level_bin(m: Model, key: int, shown: int, wanted: int, bit: int) -> int:
     if shown != wanted:
         for i in range(9):
             m.work.index[i] += wanted - shown
+    coarse = key // 65536
+    step = key // 4096 % 16
+    key %= 4096
     kind = key // 16
     chroma = (kind // _S) & 1
     row0 = layout.MIX_LEVEL_0 + kind * _B + wanted
     row1 = layout.MIX_LEVEL_1 + (chroma * 16 + key % 16) * _B + wanted
-    return code_bit(m, bit, 9, row0, row1)
+    logit = int(m.work.net_logits[wanted])
+    bucket = min(max((logit + 1024) >> 6, 0), 31)
+    place = (chroma * _B + wanted) * 32 + bucket
+    m.work.index[9] = layout.LEVEL_9 + place * 8 + coarse
+    m.work.index[10] = layout.LEVEL_10 + place * 16 + step
+    m.work.logits[11] = logit
+    return code_advised(m, bit, 11, 1, row0, row1)
 
 
 @kernel
@@ -491,7 +509,7 @@ def code_magnitude(m: Model, key: int, first: int, magnitude: int, plane: int) -
     shown = 0
     more = 1
     while more and result < layout.ESCAPE:
-        wanted = _bin_class(result)
+        wanted = bin_class(result)
         more = level_bin(m, key, shown, wanted, 1 if magnitude > result else 0)
         shown = wanted
         if more:
@@ -518,7 +536,39 @@ def code_magnitude(m: Model, key: int, first: int, magnitude: int, plane: int) -
 
 
 @kernel
+def _sign(level: int) -> int:
+    """0, 1, 2 for none, positive, negative."""
+    return 0 if level == 0 else (1 if level > 0 else 2)
+
+
+@kernel
+def code_chroma_sign(
+    m: Model,
+    levels: npt.NDArray[np.int32],
+    plane: int,
+    index: int,
+    row: int,
+    col: int,
+    group: int,
+    mode: int,
+    negative: int,
+) -> int:
+    """Code the sign of a chroma level, which goes with those of luma and Cb; return whether it is negative."""
+    cell = min(row, 3) * 4 + min(col, 3)
+    kind = 0 if mode <= tables.LAST_ANGLE else mode - tables.LAST_ANGLE
+    luma = int(levels[0, row, col])
+    blue = int(levels[1, row, col]) if plane > 1 else 0
+    signs = ((plane - 1) * 3 + _sign(luma)) * 3 + _sign(blue)
+    sizes = min(abs(luma), 3) * 4 + min(abs(blue), 3)
+    m.work.index[0] = layout.SIGN_0 + (signs * 4 + kind) * 16 + cell
+    m.work.index[1] = layout.SIGN_1 + (signs * _S + index) * 6 + group
+    m.work.index[2] = layout.SIGN_2 + (signs * 4 + kind) * 16 + sizes
+    return code_bit(m, negative, 3, layout.MIX_SIGN + kind, layout.MIX_SIGN + kind)
+
+
+@kernel
 def code_levels(
+    p: Picture,
     m: Model,
     scan: npt.NDArray[np.int32],
     levels: npt.NDArray[np.int32],
@@ -528,14 +578,18 @@ def code_levels(
     group: int,
     step: int,
     last: int,
+    mode: int,
 ) -> int:
     """Code the levels of one plane of a block from scan position `last` down; return Σ|level|.
 
-    When decoding, `levels[plane]` must be zero on entry.
+    When decoding, `levels[plane]` must be zero on entry. `m.work.magnitudes[plane]` must be zero and is
+    filled. `block_inputs` of the network must be set; `mode` is as there.
     """
     total = 0
     state = 0
+    index = size_index(size)
     own = levels[plane]
+    coded = m.work.magnitudes[plane]
     for position in range(last, -1, -1):
         cell = int(scan[position])
         row = cell // _SIDE
@@ -554,10 +608,18 @@ def code_levels(
             last - position,
             int(tables.QUANTIZER[state]),
         )
+        run_network(m, plane, level_inputs(p, m, plane, index, row, col, state, mode))
         magnitude = code_magnitude(m, key, 1 if position == last else 0, abs(value), plane)
         if magnitude > 0:
-            negative = code_raw(m, 1 if value < 0 else 0)
+            negative = 1 if value < 0 else 0
+            if plane == 0:
+                negative = code_raw(m, negative)
+            else:
+                negative = code_chroma_sign(
+                    m, levels, plane, index, row, col, group, mode, negative
+                )
             own[row, col] = -magnitude if negative else magnitude
+            coded[row, col] = min(2 * magnitude - int(tables.QUANTIZER[state]), 255)
         total += magnitude
         state = int(tables.NEXT_STATE[state, magnitude & 1])
     return total
@@ -591,10 +653,10 @@ def magnitude_cost(
     """
     bits = 0.0
     for k in range(first, min(magnitude, layout.ESCAPE)):
-        kind = _bin_class(k)
+        kind = bin_class(k)
         bits += bin_cost(m, place + kind, energy + kind, joint + kind, 1)
     if magnitude < layout.ESCAPE:
-        kind = _bin_class(magnitude)
+        kind = bin_class(magnitude)
         bits += bin_cost(m, place + kind, energy + kind, joint + kind, 0)
     else:
         # The Exp-Golomb part is costed by its length.
@@ -618,7 +680,7 @@ def last_costs(
         costs[length] = length
     for node in range(1, 16):
         mixer = last_contexts(m, plane, index, energy, group, step, node)
-        chance = predict_bit(m, 3, mixer, mixer + 1)
+        chance = predict_bit(m, 3, 0, mixer, mixer + 1)
         zero = bit_cost(m, chance, 0) / 65536
         one = bit_cost(m, chance, 1) / 65536
         depth = 0
