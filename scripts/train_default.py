@@ -2,10 +2,16 @@
 
     python scripts/train_default.py PHOTOS [MORE ...]
 
-Stage 1 fits the entropy model to the decisions of the search strategist, coding patches one after the
-other. Stage 2 trains the policy (`ambi train`) over that model. Stage 3 exports both to
-ambi_rl/codec/default.ambic. Every tenth photograph, by name, is held out of both stages, and so are those
-named by --exclude: the originals of the pictures that the package ships as held-out.
+Every stage writes a bundle to the folder --work; a stage whose bundle is there is not run again, so that an
+interrupted run goes on. The photographs' link folder, made first, is divided alike by all stages: every tenth
+photograph, by name, is held out.
+
+    plain        counters and mixers, fitted to a quick search's decisions; no network yet
+    network      the level network, trained on the levels that `plain` leads to
+    entropy      counters and mixers anew, beside the network, fitted to a thorough search's decisions
+    policy       `ambi train` over that entropy model
+    restoration  the filter after decoding, trained on what `plain` decodes to (in parallel if --only is used)
+    bundle       all of them in one
 """
 
 from __future__ import annotations
@@ -14,8 +20,8 @@ import argparse
 import copy
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,16 +29,21 @@ import numpy as np
 
 from ambi_rl.codec.bundle import Bundle, load_bundle, make_manifest, save_bundle
 from ambi_rl.codec.context import DEFAULT_LAMBDA_SCALE, DEFAULT_OFFSETS, DEFAULT_STRATEGIES
+from ambi_rl.codec.entropy import layout
 from ambi_rl.codec.entropy.fit import fit_entropy
-from ambi_rl.codec.entropy.model import untrained
+from ambi_rl.codec.entropy.model import Tensors, untrained
+from ambi_rl.codec.frame import Planes
 from ambi_rl.codec.strategists import for_effort
 from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.data.source import PhotographSource, list_photographs, split_held_out
+from ambi_rl.training.level_network import fit_level_network
 
 ROOT = Path(__file__).parent.parent
 HELD_OUT_EVERY = 10
 ENTROPY_PATCH = 192
 ENTROPY_QUALITIES = (10, 97)
+QUICK_EFFORT = 5
+STAGES = ("plain", "network", "entropy", "policy", "restoration", "bundle")
 
 
 def gather(folders: list[Path], exclude: list[str], target: Path) -> None:
@@ -49,27 +60,31 @@ def gather(folders: list[Path], exclude: list[str], target: Path) -> None:
                 (target / f"{number}-{folder.name}-{path.name}").symlink_to(path.resolve())
 
 
-def fit(photographs: Path, patches: int, effort: int, seed: int) -> Bundle:
-    """Stage 1: the entropy model, over patches of all qualities in random order."""
+def draw(photographs: Path, patches: int, seed: int) -> list[tuple[Planes, int]]:
+    """Patches of all qualities in random order, of photographs that are not held out."""
     paths, _ = split_held_out(list_photographs(photographs), HELD_OUT_EVERY)
     source = PhotographSource(paths, ENTROPY_PATCH, ENTROPY_QUALITIES, texture=0.3)
     rng = np.random.default_rng(seed)
-    images = [(patch.planes, patch.step) for patch in (source.sample(rng) for _ in range(patches))]
-    manifest = make_manifest(DEFAULT_STRATEGIES, DEFAULT_OFFSETS, DEFAULT_LAMBDA_SCALE)
-    start = time.monotonic()
+    return [(patch.planes, patch.step) for patch in (source.sample(rng) for _ in range(patches))]
 
+
+def progress(name: str) -> Callable[[float], None]:
+    """Something to call with the fraction done, which prints every tenth."""
+    start = time.monotonic()
     tenths = 0
 
     def report(fraction: float) -> None:
         nonlocal tenths
         if int(10 * fraction) > tenths:
             tenths = int(10 * fraction)
-            elapsed = time.monotonic() - start
-            print(f"entropy model: {fraction:.0%}, {elapsed:.0f} s", flush=True)
+            print(f"{name}: {fraction:.0%}, {time.monotonic() - start:.0f} s", flush=True)
 
-    bundle = Bundle(manifest, untrained())
-    entropy = fit_entropy(images, bundle, for_effort(effort), report=report)
-    return Bundle(manifest, entropy)
+    return report
+
+
+def network_of(bundle: Bundle) -> Tensors:
+    """The level network's tensors."""
+    return {name: bundle.entropy[name] for name in layout.NET_TENSORS}
 
 
 def without_paths(bundle: Bundle) -> Bundle:
@@ -82,8 +97,93 @@ def without_paths(bundle: Bundle) -> Bundle:
     return replace(bundle, manifest=manifest)
 
 
+class Stages:
+    """The stages, each a method that returns its bundle."""
+
+    def __init__(self, arguments: argparse.Namespace, overrides: list[str]) -> None:
+        """Remember the command line."""
+        self.arguments = arguments
+        self.overrides = overrides
+        self.photographs: Path = arguments.work / "photographs"
+
+    def path(self, name: str) -> Path:
+        """Where a stage's bundle lies."""
+        path: Path = self.arguments.work / f"{name}.ambic"
+        return path
+
+    def result(self, name: str) -> Bundle:
+        """A stage's bundle, made now if it is not there."""
+        if not self.path(name).exists():
+            print(f"stage {name}", flush=True)
+            start = time.monotonic()
+            save_bundle(getattr(self, name)(), self.path(name))
+            print(f"stage {name}: {time.monotonic() - start:.0f} s", flush=True)
+        return load_bundle(self.path(name))
+
+    def plain(self) -> Bundle:
+        """Counters and mixers without a network."""
+        manifest = make_manifest(DEFAULT_STRATEGIES, DEFAULT_OFFSETS, DEFAULT_LAMBDA_SCALE)
+        bundle = Bundle(manifest, untrained())
+        images = draw(self.photographs, self.arguments.quick_patches, self.arguments.seed)
+        report = progress("plain")
+        strategist = for_effort(QUICK_EFFORT)
+        return replace(bundle, entropy=fit_entropy(images, bundle, strategist, report=report))
+
+    def network(self) -> Bundle:
+        """The level network."""
+        bundle = self.result("plain")
+        images = draw(self.photographs, self.arguments.patches, self.arguments.seed + 1)
+        entropy = fit_level_network(
+            images,
+            bundle,
+            for_effort(QUICK_EFFORT),
+            epochs=self.arguments.epochs,
+            seed=self.arguments.seed,
+            report=lambda line: print(line, flush=True),
+        )
+        return replace(bundle, entropy=entropy)
+
+    def entropy(self) -> Bundle:
+        """Counters and mixers beside the network."""
+        network = self.result("network")
+        start = replace(network, entropy=untrained() | network_of(network))
+        images = draw(self.photographs, self.arguments.patches, self.arguments.seed + 2)
+        strategist = for_effort(self.arguments.effort)
+        report = progress("entropy")
+        return replace(start, entropy=fit_entropy(images, start, strategist, report=report))
+
+    def policy(self) -> Bundle:
+        """The policy; the bundle serves all efforts, so its entropy model stays (docs/decisions.md)."""
+        self.result("entropy")
+        name = self.arguments.name
+        ambi = [sys.executable, "-m", "ambi_rl.cli"]
+        data = ["data=folder", f"data.folder={self.photographs}", "entropy.refit_every=0"]
+        run = [f"name={name}", f"bundle={self.path('entropy')}", f"seed={self.arguments.seed}"]
+        subprocess.run([*ambi, "train", *data, *run, *self.overrides], check=True)
+        exported = self.arguments.work / "exported.ambic"
+        subprocess.run([*ambi, "export", f"runs/{name}", "-o", str(exported)], check=True)
+        return without_paths(load_bundle(exported))
+
+    def restoration(self) -> Bundle:
+        """The filter after decoding."""
+        self.result("plain")
+        script = [sys.executable, str(ROOT / "scripts" / "train_restoration.py")]
+        made = self.arguments.work / "restored.ambic"
+        options = ["--bundle", str(self.path("plain")), "--output", str(made)]
+        options += ["--work", str(self.arguments.work / "restoration")]
+        options += ["--minutes", str(self.arguments.minutes), "--pairs", str(self.arguments.pairs)]
+        subprocess.run([*script, str(self.photographs), *options], check=True)
+        return load_bundle(made)
+
+    def bundle(self) -> Bundle:
+        """All in one."""
+        policy, filtered = self.result("policy"), self.result("restoration")
+        manifest = policy.manifest | {"restoration": filtered.manifest["restoration"]}
+        return replace(policy, manifest=manifest, restoration=filtered.restoration)
+
+
 def main() -> None:
-    """Run the three stages."""
+    """Run the stages."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -94,31 +194,27 @@ def main() -> None:
         default=["budgie-backgrounds-0012", "budgie-backgrounds-0023"],
         help="leave out photographs whose names contain one of these",
     )
-    parser.add_argument("--patches", type=int, default=800, help="patches of stage 1")
-    parser.add_argument("--effort", type=int, default=7, help="effort of the search of stage 1")
+    parser.add_argument("--quick-patches", type=int, default=300, help="patches of stage plain")
+    parser.add_argument("--patches", type=int, default=800, help="of stages network and entropy")
+    parser.add_argument("--epochs", type=int, default=4, help="of the level network")
+    parser.add_argument("--effort", type=int, default=7, help="of the search of stage entropy")
+    parser.add_argument("--pairs", type=int, default=2048, help="crops of stage restoration")
+    parser.add_argument("--minutes", type=float, default=60, help="training of restoration")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--name", default="default", help="name of the run of stage 2")
+    parser.add_argument("--name", default="default", help="name of the run of stage policy")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "default-bundle")
+    parser.add_argument("--only", choices=STAGES, help="run this stage and what it needs, no more")
     parser.add_argument("--output", type=Path, default=ROOT / "ambi_rl" / "codec" / "default.ambic")
-    parser.add_argument("overrides", nargs="*", default=[], help=argparse.SUPPRESS)
     arguments, overrides = parser.parse_known_args()
     ensure_compiled("train", lambda line: print(line, flush=True))
-    ambi = [sys.executable, "-m", "ambi_rl.cli"]
-    with tempfile.TemporaryDirectory() as temporary:
-        photographs = Path(temporary) / "photographs"
-        photographs.mkdir()
-        gather(arguments.folders, arguments.exclude, photographs)
-        bundle = fit(photographs, arguments.patches, arguments.effort, arguments.seed)
-        start = Path(temporary) / "start.ambic"
-        save_bundle(bundle, start)
-        data = ["data=folder", f"data.folder={photographs}"]
-        # The bundle serves all efforts: its entropy model stays the one fitted to search (docs/decisions.md).
-        run = [f"name={arguments.name}", f"bundle={start}", f"seed={arguments.seed}"]
-        run.append("entropy.refit_every=0")
-        subprocess.run([*ambi, "train", *data, *run, *overrides], check=True)
-        exported = Path(temporary) / "exported.ambic"
-        subprocess.run([*ambi, "export", f"runs/{arguments.name}", "-o", str(exported)], check=True)
-        save_bundle(without_paths(load_bundle(exported)), arguments.output)
-    print(f"{arguments.output}: {arguments.output.stat().st_size:,} bytes")
+    stages = Stages(arguments, overrides)
+    if not stages.photographs.exists():
+        stages.photographs.mkdir(parents=True)
+        gather(arguments.folders, arguments.exclude, stages.photographs)
+    made = stages.result(arguments.only or "bundle")
+    if arguments.only in (None, "bundle"):
+        save_bundle(made, arguments.output)
+        print(f"{arguments.output}: {arguments.output.stat().st_size:,} bytes, id {made.id}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from ambi_rl.codec.files import write_file
 from ambi_rl.codec.restoration import macs_per_pixel, validate_tensors
 from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.data.pairs import SHARD, PairFolder, PairSettings
-from ambi_rl.data.source import list_photographs
+from ambi_rl.data.source import list_photographs, split_held_out
 from ambi_rl.training.display import Display
 from ambi_rl.training.restoration import (
     RestorationSettings,
@@ -75,11 +75,9 @@ def parse() -> argparse.Namespace:
 
 
 def photographs(folders: list[Path], exclude: list[str]) -> tuple[list[Path], list[Path]]:
-    """Those to train with and those that are held out: every tenth by name, the first being one."""
-    paths = list_photographs(folders)
-    held = paths[::HELD_OUT_EVERY]
-    train = [p for p in paths if p not in set(held) and not any(text in p.name for text in exclude)]
-    return train, held
+    """Those to train with and those that are held out."""
+    train, held = split_held_out(list_photographs(folders), HELD_OUT_EVERY)
+    return [path for path in train if not any(text in path.name for text in exclude)], held
 
 
 def table(gain: Gain) -> str:

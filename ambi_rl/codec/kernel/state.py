@@ -243,7 +243,7 @@ class Picture(NamedTuple):
         outlook: float32 [2, NUM_SIZES, H/4, W/4], see `strategists.lookahead`; [2, NUM_SIZES, 0, 0] if no
             policy looks at the picture.
         magnitudes: uint8 [P, H, W], magnitudes of the coefficients as coded, in units of the spacing (2·level,
-            less one with quantizer 1) and at most 255; each block's at its place, zero where none are coded.
+            less one with quantizer 1), at most 255; each block's at its place, zero where none are coded.
     """
 
     source: I16

@@ -553,7 +553,7 @@ def code_chroma_sign(
     mode: int,
     negative: int,
 ) -> int:
-    """Code the sign of a chroma level, which goes with those of luma and Cb; return whether it is negative."""
+    """Code the sign of a chroma level, which goes with those of luma and Cb; return 1 for negative."""
     cell = min(row, 3) * 4 + min(col, 3)
     kind = 0 if mode <= tables.LAST_ANGLE else mode - tables.LAST_ANGLE
     luma = int(levels[0, row, col])
