@@ -3,7 +3,8 @@
     python scripts/train_default.py PHOTOS [MORE ...]
 
 Stage 1 fits the entropy model to the decisions of the search strategist, coding patches one after the
-other. Stage 2 trains the policy (`ambi train`) over that model. Stage 3 exports both to
+other: counters first, then the level network on the levels that these lead to, then counters and mixers
+beside the network. Stage 2 trains the policy (`ambi train`) over that model. Stage 3 exports both to
 ambi_rl/codec/default.ambic. Every tenth photograph, by name, is held out of both stages, and so are those
 named by --exclude: the originals of the pictures that the package ships as held-out.
 """
@@ -24,15 +25,19 @@ import numpy as np
 from ambi_rl.codec.bundle import Bundle, load_bundle, make_manifest, save_bundle
 from ambi_rl.codec.context import DEFAULT_LAMBDA_SCALE, DEFAULT_OFFSETS, DEFAULT_STRATEGIES
 from ambi_rl.codec.entropy.fit import fit_entropy
+from ambi_rl.codec.entropy.layout import NET_TENSORS
 from ambi_rl.codec.entropy.model import untrained
 from ambi_rl.codec.strategists import for_effort
 from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.data.source import PhotographSource, list_photographs, split_held_out
+from ambi_rl.training.level_network import fit_level_network
 
 ROOT = Path(__file__).parent.parent
 HELD_OUT_EVERY = 10
 ENTROPY_PATCH = 192
 ENTROPY_QUALITIES = (10, 97)
+NETWORK_EFFORT = 5
+"""Effort of the search whose levels the network learns: they hardly depend on it."""
 
 
 def gather(folders: list[Path], exclude: list[str], target: Path) -> None:
@@ -56,8 +61,7 @@ def fit(photographs: Path, patches: int, effort: int, seed: int) -> Bundle:
     rng = np.random.default_rng(seed)
     images = [(patch.planes, patch.step) for patch in (source.sample(rng) for _ in range(patches))]
     manifest = make_manifest(DEFAULT_STRATEGIES, DEFAULT_OFFSETS, DEFAULT_LAMBDA_SCALE)
-    start = time.monotonic()
-
+    start = 0.0
     tenths = 0
 
     def report(fraction: float) -> None:
@@ -67,7 +71,18 @@ def fit(photographs: Path, patches: int, effort: int, seed: int) -> Bundle:
             elapsed = time.monotonic() - start
             print(f"entropy model: {fraction:.0%}, {elapsed:.0f} s", flush=True)
 
-    bundle = Bundle(manifest, untrained())
+    # The network needs levels, which any trained counters lead to: a quarter of the patches is enough.
+    quarter = images[: max(len(images) // 4, 1)]
+    first = fit_entropy(quarter, Bundle(manifest, untrained()), for_effort(NETWORK_EFFORT))
+    network = fit_level_network(
+        images,
+        Bundle(manifest, first),
+        for_effort(NETWORK_EFFORT),
+        seed=seed,
+        report=lambda line: print(line, flush=True),
+    )
+    start = time.monotonic()
+    bundle = Bundle(manifest, untrained() | {name: network[name] for name in NET_TENSORS})
     entropy = fit_entropy(images, bundle, for_effort(effort), report=report)
     return Bundle(manifest, entropy)
 

@@ -195,7 +195,7 @@ def _descend(
             logits = model(torch.from_numpy(inputs[batch].astype(np.int32)))
             bits = level_bits(logits, torch.from_numpy(targets[batch]))
             optimizer.zero_grad()
-            bits.mean().backward()  # type: ignore[no-untyped-call]
+            bits.mean().backward()
             optimizer.step()
             schedule.step()
             model.limit()
@@ -216,7 +216,7 @@ def fit_level_network(
 ) -> Tensors:
     """Train the level network on the levels of coded pictures.
 
-    What the counters and mixers learned beside another network no longer fits afterwards: run `fit_entropy` again.
+    What counters and mixers learned beside another network no longer fits: run `fit_entropy` again.
 
     Args:
         images: Planes (int16 [P, H, W]) and quantizer steps.

@@ -157,8 +157,8 @@ def level_inputs(
 
     Args:
         p: The picture.
-        m: The model. Of `m.work.magnitudes` only coded ones are looked at: rows and columns −3…−1 are the array's
-            last ones, which stay zero.
+        m: The model. Of `m.work.magnitudes` only coded ones are looked at: rows and columns −3…−1 are the
+            array's last ones, which stay zero.
         plane: 0…2.
         index: Size index of the block.
         row: Vertical frequency.
