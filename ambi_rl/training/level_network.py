@@ -195,7 +195,7 @@ def _descend(
             logits = model(torch.from_numpy(inputs[batch].astype(np.int32)))
             bits = level_bits(logits, torch.from_numpy(targets[batch]))
             optimizer.zero_grad()
-            bits.mean().backward()  # type: ignore[no-untyped-call]
+            bits.mean().backward()
             optimizer.step()
             schedule.step()
             model.limit()

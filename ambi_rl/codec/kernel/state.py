@@ -203,9 +203,9 @@ class Constants(Protocol):
         strategies: int64 [S], predictor code of each strategy.
         strategy_of: int64, the strategy of each predictor code; −1 if none has it.
         chroma_scale: int32 [2], steps of Cb and Cr relative to luma, in 1/64.
-        net_rows: int16 [2, R, H], the level network of luma and of chroma; see `entropy.network` for it and
-            the others, net_bias int32 [2, H], net_w1 int16 [2, H, K], net_b1 int32 [2, K], net_w2 int16
-            [2, K, B], net_b2 int32 [2, B].
+        net_rows: int16 [2, R, H], the level network of luma and of chroma, see `entropy.network`; likewise
+            net_bias int32 [2, H], net_w1 int16 [2, H, K], net_b1 int32 [2, K], net_w2 int16 [2, K, B] and
+            net_b2 int32 [2, B].
     """
 
     counts: I64
@@ -242,8 +242,9 @@ class Picture(NamedTuple):
         state: Progress and entropy state.
         outlook: float32 [2, NUM_SIZES, H/4, W/4], see `strategists.lookahead`; [2, NUM_SIZES, 0, 0] if no
             policy looks at the picture.
-        magnitudes: uint8 [P, H, W], magnitudes of the coefficients as coded, in units of the spacing (2·level,
-            less one with quantizer 1), at most 255; each block's at its place, zero where none are coded.
+        magnitudes: uint8 [P, H, W], magnitudes of the coefficients as coded, in units of the spacing
+            (2·level, less one with quantizer 1) and at most 255; each block's at its place, zero where no
+            levels are coded.
     """
 
     source: I16

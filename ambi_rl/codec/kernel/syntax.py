@@ -426,7 +426,7 @@ def level_contexts(
         + (((chroma * 8 + min(max(right, max(below, across)), 7)) * 8 + coarse) * _S + index) * _B
     )
     m.work.index[8] = joint_context(kind, near_class, coarse)
-    return kind * 16 + near_class + 4096 * step + 65536 * coarse
+    return coarse << 12 | step << 8 | kind << 4 | near_class
 
 
 @kernel
@@ -486,14 +486,15 @@ def level_bin(m: Model, key: int, shown: int, wanted: int, bit: int) -> int:
     if shown != wanted:
         for i in range(9):
             m.work.index[i] += wanted - shown
-    coarse = key // 65536
-    step = key // 4096 % 16
-    key %= 4096
-    kind = key // 16
+    near_class = key & 15
+    kind = (key >> 4) & 15
+    step = (key >> 8) & 15
+    coarse = key >> 12
     chroma = (kind // _S) & 1
     row0 = layout.MIX_LEVEL_0 + kind * _B + wanted
-    row1 = layout.MIX_LEVEL_1 + (chroma * 16 + key % 16) * _B + wanted
+    row1 = layout.MIX_LEVEL_1 + (chroma * 16 + near_class) * _B + wanted
     logit = int(m.work.net_logits[wanted])
+    # What the network says is a context too: counters correct it for this picture.
     bucket = min(max((logit + 1024) >> 6, 0), 31)
     place = (chroma * _B + wanted) * 32 + bucket
     m.work.index[9] = layout.LEVEL_9 + place * 8 + coarse
@@ -553,7 +554,7 @@ def code_chroma_sign(
     mode: int,
     negative: int,
 ) -> int:
-    """Code the sign of a chroma level, which goes with those of luma and Cb; return 1 for negative."""
+    """Code whether a chroma level is negative; its sign goes with those of luma and Cb there."""
     cell = min(row, 3) * 4 + min(col, 3)
     kind = 0 if mode <= tables.LAST_ANGLE else mode - tables.LAST_ANGLE
     luma = int(levels[0, row, col])
