@@ -9,7 +9,12 @@ from ambi_rl.codec.entropy.coder import DECODE, ESTIMATE, Model, code_bit
 from ambi_rl.codec.entropy.network import block_inputs
 from ambi_rl.codec.jit import kernel
 from ambi_rl.codec.kernel.predict import gather_reference, predict, predict_from_luma, satd
-from ambi_rl.codec.kernel.quantize import clear_levels, estimate_coefficients, quantize
+from ambi_rl.codec.kernel.quantize import (
+    clear_levels,
+    estimate_coefficients,
+    quantize,
+    sum_of_levels,
+)
 from ambi_rl.codec.kernel.state import (
     BITS,
     CHROMA,
@@ -238,6 +243,15 @@ def squared_error(p: Picture, plane: int, y: int, x: int, size: int) -> float:
 
 
 @kernel
+def _note_magnitudes(p: Picture, s: Work, plane: int, y: int, x: int, size: int) -> None:
+    """Keep a block's magnitudes for the level network of blocks to come; only real coding asks for them."""
+    magnitudes = p.magnitudes[plane, y : y + size, x : x + size]
+    for i in range(size):
+        for j in range(size):
+            magnitudes[i, j] = s.magnitudes[plane, i, j]
+
+
+@kernel
 def _code_plane(
     p: Picture,
     s: Work,
@@ -265,6 +279,7 @@ def _code_plane(
     energy = neighbour_energy(p, plane, y, x, size)
     context = step_class(p)
     last = -1
+    level_bits = 0.0
     if decoding:
         clear_levels(s, plane, size)
     else:
@@ -274,29 +289,34 @@ def _code_plane(
         else:
             transform_residual(s, c, transform, size)
         lagrangian = lambda_of(p, c) * 4096 / DISTORTION_WEIGHTS[plane]
-        last, _, _ = quantize(s, c, m, plane, size, step, lagrangian, energy, group, context)
+        last, _, level_bits = quantize(
+            s, c, m, plane, size, step, lagrangian, energy, group, context
+        )
     mixer = coded_contexts(m, p, plane, size, energy, others)
     coded = code_bit(m, 1 if last >= 0 else 0, 3, mixer, mixer) == 1
     total = 0
     if coded:
         if plane == 0 and has_transforms(size):
             transform = code_transform(p, m, y, x, size, group, transform)
-        last = code_last(m, plane, size, energy, group, context, max(last, 0))
-        index = size_index(size)
-        block_inputs(p, m, plane, y, x, index, mode, others)
-        total = code_levels(
-            p, m, c.scans[index], s.levels, plane, size, energy, group, context, last, mode
-        )
+        if p.state.registers[MODE] == ESTIMATE:
+            # The trellis has just added them up, with fewer contexts but many times as fast.
+            p.state.registers[BITS] += int(65536 * level_bits)
+            total = sum_of_levels(s, plane, size)
+        else:
+            last = code_last(m, plane, size, energy, group, context, max(last, 0))
+            index = size_index(size)
+            block_inputs(p, m, plane, y, x, index, mode, others)
+            total = code_levels(
+                p, m, c.scans[index], s.levels, plane, size, energy, group, context, last, mode
+            )
+    if p.state.registers[MODE] != ESTIMATE:
+        _note_magnitudes(p, s, plane, y, x, size)
     kind = energy_class(total, size)
     for i in range(size >> 2):
         for j in range(size >> 2):
             p.maps[ENERGY + plane, (y >> 2) + i, (x >> 2) + j] = kind
             if plane == 0:
                 p.maps[TRANSFORM, (y >> 2) + i, (x >> 2) + j] = transform + 1 if coded else 0
-    magnitudes = p.magnitudes[plane, y : y + size, x : x + size]
-    for i in range(size):
-        for j in range(size):
-            magnitudes[i, j] = s.magnitudes[plane, i, j]
     _reconstruct(p, s, c, plane, y, x, size, step, last if coded else -1, transform)
     return coded
 

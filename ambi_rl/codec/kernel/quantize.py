@@ -54,6 +54,16 @@ def clear_levels(s: Work, plane: int, size: int) -> None:
 
 
 @kernel
+def sum_of_levels(s: Work, plane: int, size: int) -> int:
+    """Sum of the magnitudes of a block's levels."""
+    total = 0
+    for i in range(size):
+        for j in range(size):
+            total += abs(int(s.levels[plane, i, j]))
+    return total
+
+
+@kernel
 def estimate_coefficients(
     s: Work, c: Constants, size: int, step: int
 ) -> tuple[float, float, float]:

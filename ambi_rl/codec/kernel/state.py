@@ -99,7 +99,6 @@ WORK = np.dtype(
         ("hidden", np.float32, (2, MAX_HIDDEN + MAX_FEATURES)),
         ("scores", np.float32, (MAX_OUTPUTS,)),
         ("saved", np.int16, (tables.NUM_SIZES, 3, _SIDE, _SIDE)),
-        ("saved_magnitudes", np.uint8, (tables.NUM_SIZES, 3, _SIDE, _SIDE)),
         ("saved_maps", np.uint8, (tables.NUM_SIZES, NUM_MAPS, _UNITS, _UNITS)),
         ("planned", np.uint8, (NUM_MAPS, _UNITS, _UNITS)),
     ],
@@ -185,7 +184,6 @@ class Work(Protocol):
     hidden: F32
     scores: F32
     saved: I16
-    saved_magnitudes: U8
     saved_maps: U8
     planned: U8
 

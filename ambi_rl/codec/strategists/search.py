@@ -257,7 +257,6 @@ def _save(p: Picture, s: Work, y: int, x: int, log2: int) -> None:
         for i in range(size):
             for j in range(size):
                 s.saved[slot, plane, i, j] = p.decoded[plane, y + i, x + j]
-                s.saved_magnitudes[slot, plane, i, j] = p.magnitudes[plane, y + i, x + j]
     for channel in range(NUM_MAPS):
         for i in range(size >> 2):
             for j in range(size >> 2):
@@ -272,7 +271,6 @@ def _restore(p: Picture, s: Work, y: int, x: int, log2: int) -> None:
         for i in range(size):
             for j in range(size):
                 p.decoded[plane, y + i, x + j] = s.saved[slot, plane, i, j]
-                p.magnitudes[plane, y + i, x + j] = s.saved_magnitudes[slot, plane, i, j]
     for channel in range(NUM_MAPS):
         for i in range(size >> 2):
             for j in range(size >> 2):
