@@ -20,10 +20,28 @@ FOLDER = Path(__file__).parent.parent / "tests" / "golden"
 PHOTOGRAPHS = Path(ambi_rl.__file__).parent / "data" / "photographs"
 
 
+_SPANS = {
+    "net_rows": 61,
+    "net_bias": 97,
+    "net_w1": 601,
+    "net_b1": 90001,
+    "net_w2": 1201,
+    "net_b2": 90001,
+}
+
+
 def golden_bundle() -> Bundle:
-    """The untrained bundle: its entropy state is code, so that no file of it has to be kept."""
+    """The untrained bundle with a patterned level network: it is code, so that no file of it has to be kept.
+
+    The pattern means nothing, but with zeros the files would not hold the network's arithmetic still.
+    """
     manifest = make_manifest(DEFAULT_STRATEGIES, DEFAULT_OFFSETS, DEFAULT_LAMBDA_SCALE)
-    return Bundle(manifest, untrained())
+    entropy = untrained()
+    for name, span in _SPANS.items():
+        zeros = entropy[name]
+        pattern = np.arange(zeros.size, dtype=np.int64) * 48271 % 2147483647 % span - span // 2
+        entropy[name] = pattern.reshape(zeros.shape).astype(zeros.dtype)
+    return Bundle(manifest, entropy)
 
 
 def pictures() -> dict[str, tuple[Image.Image, float, Strategist]]:

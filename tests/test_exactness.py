@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import zlib
@@ -15,14 +16,13 @@ import pytest
 from PIL import Image
 
 import ambi_rl
-from ambi_rl.codec.bundle import Bundle, make_manifest, save_bundle
+from ambi_rl.codec.bundle import Bundle, save_bundle
 from ambi_rl.codec.color import rgb_to_planes
-from ambi_rl.codec.context import DEFAULT_LAMBDA_SCALE, DEFAULT_OFFSETS, DEFAULT_STRATEGIES
-from ambi_rl.codec.entropy.model import untrained
 from ambi_rl.codec.frame import encode_frame
 from ambi_rl.codec.strategists import for_effort
 
 GOLDEN = Path(__file__).parent / "golden"
+MAKE_GOLDEN = Path(__file__).parent.parent / "scripts" / "make_golden.py"
 
 DECODE = """
 import sys, zlib
@@ -163,11 +163,10 @@ def golden_names() -> list[str]:
 def test_golden_files_decode_to_the_frozen_pixels(name: str) -> None:
     """A failure here means that the bitstream has changed: that takes a new format version.
 
-    scripts/make_golden.py wrote the files, with the untrained entropy model.
+    scripts/make_golden.py wrote the files, with a bundle that is code.
     """
     facts = json.loads((GOLDEN / "golden.json").read_text())[name]
-    manifest = make_manifest(DEFAULT_STRATEGIES, DEFAULT_OFFSETS, DEFAULT_LAMBDA_SCALE)
-    bundle = Bundle(manifest, untrained())
+    bundle = runpy.run_path(str(MAKE_GOLDEN))["golden_bundle"]()
     image = ambi_rl.decode((GOLDEN / f"{name}.ambi").read_bytes(), bundle=bundle)
     assert image.mode == facts["mode"]
     assert list(image.size) == facts["size"]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ambi_rl.codec import tables
 from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.color import rgb_to_planes
 from ambi_rl.codec.frame import COST_UNIT, Planes, decode_frame, encode_frame
@@ -38,6 +39,13 @@ def round_trip(planes: Planes, step: int, bundle: Bundle, strategist: Strategist
 def test_round_trip_is_exact(planes: Planes, default_bundle: Bundle, name: str, step: int) -> None:
     strategist = by_name(name) if name == "fixed" else for_effort(int(name))
     round_trip(planes, step, default_bundle, strategist)
+
+
+def test_every_transform_is_of_use_and_round_trips(planes: Planes, default_bundle: Bundle) -> None:
+    encoded = encode_frame(planes, 600, default_bundle, for_effort(7))
+    kinds = {d.transform for d in encoded.decisions if d.size <= 16 and d.transform >= 0}
+    assert kinds == set(range(tables.NUM_TRANSFORMS))
+    assert {d.transform for d in encoded.decisions if d.size == 32} <= {-1, tables.DCT_DCT}
 
 
 @settings(deadline=None, max_examples=25)
