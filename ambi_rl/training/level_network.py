@@ -211,6 +211,7 @@ def fit_level_network(
     strategist: Strategist,
     *,
     epochs: int = 4,
+    most: int = 4_000_000,
     seed: int = 1,
     report: Report | None = None,
 ) -> Tensors:
@@ -224,6 +225,7 @@ def fit_level_network(
             trained costs lead to.
         strategist: Who decides.
         epochs: How often to go through the levels.
+        most: Levels to train on at most, an equal share of every picture.
         seed: Of initial weights and order.
         report: Called with lines of progress.
 
@@ -231,10 +233,14 @@ def fit_level_network(
         The bundle's entropy tensors with a new network.
     """
     inputs, targets = [], []
+    rng = np.random.default_rng(seed)
+    share = -(-most // max(len(images), 1))
     for planes, step in images:
         seen, meant = record_levels(planes, step, bundle, strategist)
-        inputs.append(seen)
-        targets.append(meant)
+        # A limit for each picture keeps the coarse steps, whose levels are few, from being drowned.
+        kept = rng.permutation(len(seen))[:share]
+        inputs.append(seen[kept])
+        targets.append(meant[kept])
     trained = train_network(
         np.concatenate(inputs), np.concatenate(targets), epochs=epochs, seed=seed, report=report
     )
