@@ -24,6 +24,7 @@ from rich.progress import Progress, TimeElapsedColumn
 from ambi_rl.bench.codecs import AmbiCodec, Codec, ambi_codec, jpeg
 from ambi_rl.bench.curves import Curve, mean_curve, measure_curve, warm_up
 from ambi_rl.bench.report import Rows, markdown
+from ambi_rl.codec.strategists import for_effort
 from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.data.source import list_photographs, read_photograph, split_held_out
 from ambi_rl.errors import AmbiError, UsageError
@@ -33,8 +34,30 @@ CROP = (384, 256)
 QUALITIES = (20, 32, 48, 64, 77, 86, 91)
 """Their mean PSNR on photographs spans about 29…42 dB."""
 
-KEYS: dict[str, Callable[[str], Any]] = {"effort": int, "strategist": str, "bundle": Path}
+
+def _flag(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise ValueError(text)
+    return text == "yes"
+
+
+CODEC_KEYS: dict[str, Callable[[str], Any]] = {
+    "effort": int,
+    "strategist": str,
+    "bundle": Path,
+    "restoration": _flag,
+}
 """What a row can set, arguments of `ambi_codec`, and how its text becomes a value."""
+SEARCH_KEYS: dict[str, Callable[[str], Any]] = {
+    "candidates": int,
+    "transformed": int,
+    "offset_span": int,
+    "exact_chroma": _flag,
+    "stop_empty": _flag,
+    "fine": _flag,
+}
+"""Likewise fields of `Strategist`: they change the one that the row's effort stands for."""
+KEYS = CODEC_KEYS | SEARCH_KEYS
 
 
 def parse_row(text: str, effort: int) -> AmbiCodec:
@@ -62,7 +85,13 @@ def parse_row(text: str, effort: int) -> AmbiCodec:
             options[key] = KEYS[key](value)
         except ValueError:
             raise UsageError(f"--row {name!r}: {key} is {value!r}") from None
-    return replace(ambi_codec(**options, qualities=QUALITIES), name=name)
+    changes = {key: options.pop(key) for key in list(options) if key in SEARCH_KEYS}
+    codec = replace(ambi_codec(**options, qualities=QUALITIES), name=name)
+    if not changes:
+        return codec
+    if codec.strategist is not None:
+        raise UsageError(f"--row {name!r}: {', '.join(changes)} change an effort, not a strategist")
+    return replace(codec, strategist=replace(for_effort(codec.effort), **changes))
 
 
 def held_out_crops(folder: Path, every: int) -> list[Image.Image]:

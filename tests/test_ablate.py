@@ -7,12 +7,14 @@ import runpy
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from ambi_rl.codec.bundle import default_bundle, save_bundle
+from ambi_rl.codec.strategists import for_effort
 from ambi_rl.errors import AmbiError
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "ablate.py"
@@ -59,6 +61,13 @@ def test_rows_are_compared_on_held_out_photographs(folder: Path, tmp_path: Path)
     assert table["same"][:2] == [table["one"][0], "+0.00 %"]
 
 
+def test_rows_can_change_the_search_of_an_effort() -> None:
+    parse_row = runpy.run_path(str(SCRIPT))["parse_row"]
+    codec = parse_row("quick: effort=9, candidates=2, exact_chroma=no, restoration=no", 5)
+    assert not codec.restoration
+    assert codec.strategist == replace(for_effort(9), candidates=2, exact_chroma=False)
+
+
 def test_bundles_are_rows(folder: Path, tmp_path: Path) -> None:
     save_bundle(default_bundle(), tmp_path / "first.ambic")
     shutil.copy(tmp_path / "first.ambic", tmp_path / "second.ambic")
@@ -82,6 +91,8 @@ def test_bundles_are_rows(folder: Path, tmp_path: Path) -> None:
         (["a: effort=12"], "effort 12"),
         (["a: bundle=none.ambic"], "none.ambic"),
         (["a: strategist=clever"], "clever"),
+        (["a: restoration=maybe"], "restoration is 'maybe'"),
+        (["a: strategist=fixed, candidates=2"], "change an effort"),
     ],
 )
 def test_mistakes_are_refused(folder: Path, rows: list[str], words: str) -> None:

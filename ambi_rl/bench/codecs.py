@@ -14,6 +14,7 @@ from PIL import Image, features
 
 from ambi_rl.codec.api import EncodedImage, decode_image, encode_image
 from ambi_rl.codec.bundle import Bundle, default_bundle, load_bundle
+from ambi_rl.codec.strategists import Strategist
 from ambi_rl.errors import UsageError
 
 AMBI_QUALITIES = (22, 30, 42, 56, 69, 79, 86, 91)
@@ -48,13 +49,13 @@ class AmbiCodec(Codec):
     """This project's codec; the setting is `quality`.
 
     Attributes:
-        strategist: Name of who decides; None for the one that `effort` stands for.
+        strategist: Who decides, or the name; None for the one that `effort` stands for.
         effort: 0…9.
         bundle: Path of the bundle; None for the one that comes with the package.
         restoration: Filter pictures after decoding if the bundle can.
     """
 
-    strategist: str | None = None
+    strategist: Strategist | str | None = None
     effort: int = 9
     bundle: Path | None = None
     restoration: bool = True
