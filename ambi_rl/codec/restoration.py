@@ -47,7 +47,7 @@ _MAX_LAYERS = 34
 _MAX_CHANNELS = 256
 _MAX_ACTIVATION = 1e30
 
-TILE_ROWS, TILE_COLUMNS = 128, 176
+TILE_ROWS, TILE_COLUMNS = 64, 384
 """The most cells that are filtered at a time: their activations stay in the cache."""
 
 

@@ -164,6 +164,6 @@ def measure(
         gain={delta: float(m[2] - m[1]) for delta, m in means.items()},
         weighed={delta: float(m[3] - m[1]) for delta, m in means.items()},
         harmed=harmed / len(coded),
-        switched=100 * (1 - switched_error / full_error),
+        switched=float(100 * (1 - switched_error / full_error)),
         square=square,
     )
