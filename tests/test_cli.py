@@ -315,7 +315,7 @@ def test_an_interrupt_exits_with_130() -> None:
     process = subprocess.Popen(
         [*AMBI, "info", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    time.sleep(2)
+    time.sleep(6)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130

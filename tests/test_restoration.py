@@ -349,8 +349,10 @@ def test_training_restores_and_resumes(photograph: Image.Image, tmp_path: Path) 
     assert (again.steps, again.seconds) == (first.steps, first.seconds)
     for ours, theirs in zip(again.network.parameters(), first.network.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    for _ in again.run(again.seconds + 2.0):
-        pass
+    enough = again.steps + 400
+    for _ in again.run(again.seconds + 120.0):
+        if again.steps >= enough:
+            break
     tensors = export_network(again.averaged())
     validate_tensors(tensors)
     coded = [
