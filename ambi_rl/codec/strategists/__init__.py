@@ -73,8 +73,8 @@ EFFORTS: tuple[Strategist, ...] = (
     Strategist("guided", candidates=2, leaf_below=0.12, split_above=0.88),
     Strategist("guided", candidates=3, transformed=1, leaf_below=0.05, split_above=0.95),
     Strategist("guided", candidates=5, transformed=1, leaf_below=0.02, split_above=0.98),
+    Strategist("search", candidates=1),
     Strategist("search", candidates=1, transformed=1),
-    Strategist("search", candidates=3, transformed=1),
     Strategist("search", candidates=5, fine=True, transformed=1, weighs_restoration=True),
     Strategist(
         "search",
