@@ -113,6 +113,15 @@ def test_ms_ssim_orders_and_small_pictures() -> None:
     assert ms_ssim(a, noisy(a, 9)) == ms_ssim(a, noisy(a, 9), scales=3)
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: psnr(picture(8, 8), picture(8, 9)), "different shapes"),
+        (lambda: mse(np.zeros((2, 2)), np.zeros((2, 2))), "must be uint8"),  # type: ignore[arg-type]
+        (lambda: ssim(picture(10, 40), picture(10, 40)), "at least 11 pixels a side"),
+        (lambda: ms_ssim(picture(64, 64), picture(64, 64), scales=4), "has 1…3 scales, not 4"),
+    ],
+)
 def test_bad_pictures_are_refused(call: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         call()  # type: ignore[operator]
