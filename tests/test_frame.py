@@ -132,6 +132,42 @@ def test_search_beats_fixed_in_the_cost_it_minimises(
     assert full < quick < fixed
 
 
+def test_importance_moves_the_error_and_round_trips(planes: Planes, default_bundle: Bundle) -> None:
+    units = (-(-planes.shape[1] // 4), -(-planes.shape[2] // 4))
+    half = units[0] // 2
+    importance = np.full(units, 0.6, np.float32)
+    importance[:half] = 1.7
+
+    def luma_error(importance: np.ndarray | None) -> tuple[float, float]:
+        encoded = encode_frame(planes, 700, default_bundle, for_effort(5), importance=importance)
+        decoded = decode_frame(
+            encoded.payload, planes.shape[1], planes.shape[2], 3, 700, default_bundle
+        )
+        assert np.array_equal(decoded, encoded.planes)
+        square = (encoded.planes[0].astype(float) - planes[0]) ** 2
+        return float(square[: 4 * half].mean()), float(square[4 * half :].mean())
+
+    flat, moved = luma_error(None), luma_error(importance)
+    assert luma_error(np.ones_like(importance)) == flat
+    assert moved[0] < 0.85 * flat[0]
+    assert moved[1] > 1.15 * flat[1]
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+def test_impossible_importance_is_refused(
+    planes: Planes, default_bundle: Bundle, value: float
+) -> None:
+    units = (-(-planes.shape[1] // 4), -(-planes.shape[2] // 4))
+    with pytest.raises(UsageError, match="shape"):
+        encode_frame(
+            planes, 700, default_bundle, for_effort(5), importance=np.ones((3, 3), np.float32)
+        )
+    with pytest.raises(UsageError, match="positive"):
+        encode_frame(
+            planes, 700, default_bundle, for_effort(5), importance=np.full(units, value, np.float32)
+        )
+
+
 def test_encoding_is_deterministic(planes: Planes, default_bundle: Bundle) -> None:
     first, second = (encode_frame(planes, 900, default_bundle, for_effort(8)) for _ in range(2))
     assert first.payload == second.payload

@@ -32,9 +32,10 @@ from ambi_rl.codec.kernel.state import (
 from ambi_rl.codec.strategists import Strategist
 from ambi_rl.codec.strategists.lookahead import look_ahead
 from ambi_rl.codec.strategists.search import encode_picture
-from ambi_rl.errors import BundleError, CorruptFileError
+from ambi_rl.errors import BundleError, CorruptFileError, UsageError
 
 Planes = npt.NDArray[np.int16]
+Importance = npt.NDArray[np.float32]
 
 COST_UNIT = 65536
 """Costs are in 1/COST_UNIT bit."""
@@ -123,7 +124,23 @@ def run_encoder(
     return float(encode_picture(picture, work, context.constants, context.network, plan))
 
 
-def encode_frame(planes: Planes, step: int, bundle: Bundle, strategist: Strategist) -> EncodedFrame:
+def _check_importance(importance: Importance, padded: Planes) -> None:
+    # Compiled code does not check bounds.
+    units = (padded.shape[1] // 4, padded.shape[2] // 4)
+    if importance.shape != units:
+        raise UsageError(f"importance has shape {importance.shape}; this picture needs {units}")
+    if not (np.isfinite(importance).all() and (importance > 0).all()):
+        raise UsageError("importance has values that are not positive and finite")
+
+
+def encode_frame(
+    planes: Planes,
+    step: int,
+    bundle: Bundle,
+    strategist: Strategist,
+    *,
+    importance: Importance | None = None,
+) -> EncodedFrame:
     """Encode planes with the decisions of a strategist.
 
     Args:
@@ -131,17 +148,24 @@ def encode_frame(planes: Planes, step: int, bundle: Bundle, strategist: Strategi
         step: Quantizer step in 1/64 of an 8-bit code value, at least 1.
         bundle: Entropy state, lists, and the policy if the strategist needs one.
         strategist: Who decides.
+        importance: float32 [ceil(H/4), ceil(W/4)], positive: weight of each 4x4 unit's squared error.
+            A search minimises the weighted error, with the quantization offsets that suit it.
 
     Raises:
         BundleError: The strategist needs a policy and the bundle has none.
+        UsageError: The importance has another shape, or values that are not positive and finite.
     """
     count, height, width = planes.shape
     padded = pad_planes(planes)
+    if importance is not None:
+        _check_importance(importance, padded)
     capacity = padded.size * 2 + 4096
     while True:
         picture = allocate_picture(
             count, _padded(height), _padded(width), capacity, outlook=strategist.needs_policy
         )
+        if importance is not None:
+            picture = picture._replace(importance=np.ascontiguousarray(importance, np.float32))
         load_entropy(picture, bundle)
         error = run_encoder(picture, padded, step, bundle, strategist, ENCODE)
         length = finish_encoding(picture.state.registers, picture.stream)

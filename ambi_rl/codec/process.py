@@ -56,6 +56,7 @@ def _look_ahead_at(batch: Picture, s: Work, c: Constants, b: int) -> None:
         batch.state[b],  # type: ignore[index]
         batch.outlook[b],
         batch.magnitudes[b],
+        batch.importance[b],
     )
     look_ahead(p, s, c)
 
@@ -81,6 +82,7 @@ def _observe_range(
             batch.state[b],  # type: ignore[index]
             batch.outlook[b],
             batch.magnitudes[b],
+            batch.importance[b],
         )
         log2 = int(p.state.control[NODE_LOG2])
         if log2 == 0:
@@ -119,6 +121,7 @@ def _step_range(
             batch.state[b],  # type: ignore[index]
             batch.outlook[b],
             batch.magnitudes[b],
+            batch.importance[b],
         )
         log2 = int(p.state.control[NODE_LOG2])
         bits[b] = 0.0
@@ -244,6 +247,7 @@ class BlockCodingBatch:
             batch.state[index],  # type: ignore[index]
             batch.outlook[index],
             batch.magnitudes[index],
+            batch.importance[index],
         )
 
     def observe(self, observations: npt.NDArray[np.float32], masks: npt.NDArray[np.bool_]) -> None:

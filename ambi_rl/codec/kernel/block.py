@@ -87,6 +87,31 @@ def lambda_of(p: Picture, c: Constants) -> float:
 
 
 @kernel
+def importance_of(p: Picture, y: int, x: int, size: int) -> float:
+    """Mean weight of a square's squared error; 1 if the encoder was given none."""
+    if p.importance.shape[0] == 0:
+        return 1.0
+    total = 0.0
+    units = size >> 2
+    for i in range(y >> 2, (y >> 2) + units):
+        for j in range(x >> 2, (x >> 2) + units):
+            total += float(p.importance[i, j])
+    return total / (units * units)
+
+
+@kernel
+def block_lambda(p: Picture, c: Constants, y: int, x: int, size: int, offset: int) -> float:
+    """λ of a block's levels: by the importance of its error if that is known, by its own step if not.
+
+    Who gives a block a finer step says that its error matters more, so its levels are chosen accordingly.
+    """
+    if p.importance.shape[0] > 0:
+        return lambda_of(p, c) / importance_of(p, y, x, size)
+    multiplier = c.multipliers[offset] / tables.OFFSET_SCALE
+    return lambda_of(p, c) * multiplier * multiplier
+
+
+@kernel
 def block_step(p: Picture, c: Constants, plane: int, offset: int) -> int:
     """Spacing of a block's reconstruction levels in a plane, in 1/64 code value, at least 1.
 
@@ -288,7 +313,7 @@ def _code_plane(
             transform = choose_transform(p, s, c, size)
         else:
             transform_residual(s, c, transform, size)
-        lagrangian = lambda_of(p, c) * 4096 / DISTORTION_WEIGHTS[plane]
+        lagrangian = block_lambda(p, c, y, x, size, offset) * 4096 / DISTORTION_WEIGHTS[plane]
         last, _, level_bits = quantize(
             s, c, m, plane, size, step, lagrangian, energy, group, context
         )

@@ -243,6 +243,8 @@ class Picture(NamedTuple):
         magnitudes: uint8 [P, H, W], magnitudes of the coefficients as coded, in units of the spacing
             (2·level, less one with quantizer 1) and at most 255; each block's at its place, zero where no
             levels are coded.
+        importance: float32 [H/4, W/4], weight of each unit's squared error in the encoder's decisions; [0, 0]
+            if all count alike. Not read when decoding.
     """
 
     source: I16
@@ -252,6 +254,7 @@ class Picture(NamedTuple):
     state: State
     outlook: F32
     magnitudes: U8
+    importance: F32
 
 
 def records(dtype: np.dtype[np.void], count: int) -> np.recarray[tuple[int], np.dtype[np.void]]:
@@ -290,4 +293,5 @@ def allocate_picture(
         state=state[0] if batch is None else state,
         outlook=np.zeros((*lead, 2, tables.NUM_SIZES, *units), np.float32),
         magnitudes=np.zeros(shape, np.uint8),
+        importance=np.zeros((*lead, 0, 0), np.float32),
     )

@@ -13,12 +13,14 @@ from ambi_rl.codec.kernel.block import (
     AUTO_CHROMA,
     AUTO_TRANSFORM,
     SPLIT,
+    block_lambda,
     block_step,
     choose_transform,
     clear_maps,
     code_leaf,
     code_node,
     direction_group,
+    importance_of,
     lambda_of,
     must_split,
     take_residual,
@@ -156,7 +158,7 @@ def _luma_cost(
         transform = choose_transform(p, s, c, size)
     else:
         transform_residual(s, c, transform, size)
-    lagrangian = lambda_of(p, c)
+    lagrangian = block_lambda(p, c, y, x, size, offset)
     before = p.state.registers[BITS]
     code_strategy(p, m, y, x, log2, strategy)
     code_offset(p, m, y, x, log2, offset)
@@ -167,7 +169,22 @@ def _luma_cost(
     if last >= 0 and has_transforms(size):
         code_transform(p, m, y, x, size, direction_group(code), transform)
     bits = (p.state.registers[BITS] - before) / 65536
-    return distortion / 4096 + lagrangian * (bits + level_bits), transform
+    weighted = importance_of(p, y, x, size) * distortion / 4096
+    return weighted + lambda_of(p, c) * (bits + level_bits), transform
+
+
+@kernel
+def _offset_for(c: Constants, importance: float) -> int:
+    """The offset whose step suits an importance: the squared step times the importance nearest to 1."""
+    best = int(c.counts[NEUTRAL])
+    least = 1e300
+    for k in range(c.counts[NUM_OFFSETS]):
+        multiplier = c.multipliers[k] / tables.OFFSET_SCALE
+        miss = abs(np.log(importance * multiplier * multiplier))
+        if miss < least:
+            least = miss
+            best = k
+    return best
 
 
 @kernel
@@ -197,7 +214,8 @@ def _best_leaf(
     order_candidates(s, strategies, wanted)
     energy = neighbour_energy(p, 0, y, x, 1 << log2)
     best = int(s.order[0])
-    best_offset = int(c.counts[NEUTRAL])
+    importance = importance_of(p, y, x, 1 << log2)
+    best_offset = _offset_for(c, importance)
     if plan.kind == GUIDED:
         _, best_offset = policy_decision(s, strategies, int(c.counts[NUM_OFFSETS]), log2)
     best_transform = AUTO_TRANSFORM
@@ -225,10 +243,11 @@ def _best_leaf(
                         best_cost = cost
                         best = k
                         best_transform = kind
-        first = max(int(c.counts[NEUTRAL]) - plan.offset_span, 0)
-        last = min(int(c.counts[NEUTRAL]) + plan.offset_span, int(c.counts[NUM_OFFSETS]) - 1)
+        middle = best_offset
+        first = max(middle - plan.offset_span, 0)
+        last = min(middle + plan.offset_span, int(c.counts[NUM_OFFSETS]) - 1)
         for offset in range(first, last + 1):
-            if offset != best_offset:
+            if offset != middle:
                 cost, _ = _luma_cost(p, s, c, m, y, x, log2, best, offset, energy, best_transform)
                 if cost < best_cost:
                     best_cost = cost
@@ -242,7 +261,7 @@ def _best_leaf(
         chroma = attempt if attempt < 4 else best_chroma
         before = p.state.registers[BITS]
         error = code_leaf(p, s, c, m, y, x, log2, best, best_offset, chroma, best_transform)
-        cost = error + lagrangian * (p.state.registers[BITS] - before) / 65536
+        cost = importance * error + lagrangian * (p.state.registers[BITS] - before) / 65536
         if cost < best_cost:
             best_cost = cost
             best_chroma = chroma
