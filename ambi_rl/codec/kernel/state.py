@@ -238,7 +238,7 @@ class Picture(NamedTuple):
         maps: uint8 [NUM_MAPS, H/4, W/4]; decisions are stored plus one, 0 means none.
         stream: uint8 [N], bytes written or read.
         state: Progress and entropy state.
-        outlook: float32 [2, NUM_SIZES, H/4, W/4], see `strategists.lookahead`; [2, NUM_SIZES, 0, 0] if no
+        outlook: float32 [3, NUM_SIZES, H/4, W/4], see `strategists.lookahead`; [3, NUM_SIZES, 0, 0] if no
             policy looks at the picture.
         magnitudes: uint8 [P, H, W], magnitudes of the coefficients as coded, in units of the spacing
             (2·level, less one with quantizer 1) and at most 255; each block's at its place, zero where no
@@ -291,7 +291,7 @@ def allocate_picture(
         maps=np.zeros((*lead, NUM_MAPS, height // 4, width // 4), np.uint8),
         stream=np.zeros((*lead, stream), np.uint8),
         state=state[0] if batch is None else state,
-        outlook=np.zeros((*lead, 2, tables.NUM_SIZES, *units), np.float32),
+        outlook=np.zeros((*lead, 3, tables.NUM_SIZES, *units), np.float32),
         magnitudes=np.zeros(shape, np.uint8),
         importance=np.zeros((*lead, 0, 0), np.float32),
     )

@@ -15,9 +15,11 @@ from ambi_rl.codec.jit import kernel
 from ambi_rl.codec.kernel.predict import ANGLES, LEFT, ORIGIN, TOP
 from ambi_rl.codec.kernel.state import Constants, Picture, Work
 from ambi_rl.codec.strategists.estimate import estimate_leaf, rank_strategy
+from ambi_rl.codec.strategists.visibility import visibility
 
-LEAF, QUARTERS = range(2)
-"""Entries of `Picture.outlook`: cost as one block; least cost as four quarters, split further or not."""
+LEAF, QUARTERS, VISIBILITY = range(3)
+"""Entries of `Picture.outlook`: cost as one block; least cost as four quarters, split further or not; and, by
+scale instead of block size, how visible errors are (`visibility.py`)."""
 
 _BITS_OF_SMOOTH, _BITS_OF_ANGLE = 2.0, 4.0
 """What naming a predictor costs about."""
@@ -95,6 +97,7 @@ def _leaf_cost(p: Picture, s: Work, c: Constants, y: int, x: int, log2: int) -> 
 def look_ahead(p: Picture, s: Work, c: Constants) -> None:
     """Fill `p.outlook` for a picture, from the smallest blocks up; what crosses the border is left out."""
     height, width = p.source.shape[1], p.source.shape[2]
+    visibility(p.source[0], p.outlook[VISIBILITY])
     for log2 in range(tables.MIN_BLOCK_LOG2, tables.SUPERBLOCK_LOG2 + 1):
         size = 1 << log2
         half = size >> 1

@@ -23,9 +23,10 @@ from ambi_rl.codec.kernel.state import (
 )
 from ambi_rl.codec.kernel.syntax import code_split, neighbour_energy
 from ambi_rl.codec.strategists.estimate import rank_strategies, refine_ranking
-from ambi_rl.codec.strategists.lookahead import LEAF, QUARTERS
+from ambi_rl.codec.strategists.lookahead import LEAF, QUARTERS, VISIBILITY
+from ambi_rl.codec.strategists.visibility import SCALES
 
-GENERAL_FEATURES = 49
+GENERAL_FEATURES = 52
 """Features before the one for each strategy."""
 
 
@@ -129,6 +130,18 @@ def _outlook_features(p: Picture, s: Work, at: int, y: int, x: int, log2: int) -
 
 
 @kernel
+def _visibility_features(p: Picture, s: Work, at: int, y: int, x: int, size: int) -> None:
+    """How visible errors in the node are, by scale: what suits its quantization to a structural metric."""
+    units = size >> 2
+    for scale in range(SCALES):
+        total = 0.0
+        for i in range(y >> 2, (y >> 2) + units):
+            for j in range(x >> 2, (x >> 2) + units):
+                total += p.outlook[VISIBILITY, scale, i, j]
+        s.observation[at + scale] = np.log2(total / (units * units))
+
+
+@kernel
 def observe(p: Picture, s: Work, c: Constants, m: Model, y: int, x: int, log2: int) -> int:
     """Fill `s.observation` for the node at pixel (y, x); return the strategy of least estimated cost.
 
@@ -174,6 +187,7 @@ def observe(p: Picture, s: Work, c: Constants, m: Model, y: int, x: int, log2: i
     _texture_features(p, s, at, y, x, size)
     predict(s, 0, size, int(c.strategies[best]), 1)
     _quarter_features(p, s, at + 3, y, x, size)
+    _visibility_features(p, s, at + 11, y, x, size)
     for k in range(c.counts[NUM_STRATEGIES]):
         out[GENERAL_FEATURES + k] = np.log2(1 + 4 * s.satd[k] / (delta * size))
     return best
