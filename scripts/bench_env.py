@@ -30,7 +30,7 @@ from ambi_rl.agents.algorithms import build_agent
 from ambi_rl.agents.imitation import clone, collect_demonstrations
 from ambi_rl.codec.bundle import default_bundle
 from ambi_rl.codec.process import RATES, Rate
-from ambi_rl.codec.strategists import for_effort
+from ambi_rl.codec.strategists import for_search
 from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.envs import BlockCodingEnv, BlockCodingVectorEnv
 from ambi_rl.envs.sb3 import BlockCodingVecEnv
@@ -133,7 +133,7 @@ def bench_ppo(seconds: float) -> tuple[float, dict[str, float]]:
     data = collect_demonstrations(
         env.vector.episodes.source,
         default_bundle(),
-        for_effort(5),
+        for_search(5),
         Reward({"rate": 1.0, "sse": 1.0}),
         count=400,
         seed=1,

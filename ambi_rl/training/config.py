@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ambi_rl.agents.algorithms import ALGORITHMS
 from ambi_rl.codec.process import RATES
-from ambi_rl.codec.strategists import EFFORTS
+from ambi_rl.codec.strategists import SEARCHES
 from ambi_rl.errors import ConfigError
 from ambi_rl.rewards import TERMS, Reward
 
@@ -244,7 +244,7 @@ def _validate_agent(agent: AgentConfig) -> None:
         _at_least(f"agent.{key}", getattr(agent, key), 0)
     imitation = agent.imitation
     _at_least("agent.imitation.patches", imitation.patches, 2)
-    if not 5 <= imitation.effort < len(EFFORTS):
+    if imitation.effort not in SEARCHES:
         raise ConfigError(
             f"agent.imitation.effort is {imitation.effort}; the teacher is a search, effort 5…9"
         )
@@ -272,7 +272,7 @@ def _validate_evaluation(evaluation: EvaluationConfig) -> None:
         )
     for quality in qualities:
         _within("evaluation.qualities", quality, 1, 100)
-    if not 5 <= evaluation.search_effort < len(EFFORTS):
+    if evaluation.search_effort not in SEARCHES:
         raise ConfigError(
             f"evaluation.search_effort is {evaluation.search_effort}; a search has effort 5…9"
         )

@@ -18,7 +18,7 @@ from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.color import planes_to_rgb, rgb_to_planes
 from ambi_rl.codec.frame import EncodedFrame, encode_frame
 from ambi_rl.codec.quality import step_from_quality
-from ambi_rl.codec.strategists import Strategist, by_name, for_effort
+from ambi_rl.codec.strategists import Strategist, by_name, for_search
 from ambi_rl.data import read_photograph
 from ambi_rl.errors import ConfigError, UsageError
 from ambi_rl.metrics import bd_rate, ms_ssim, psnr, ssim
@@ -180,7 +180,7 @@ def measure_baselines(
         cache: JSON file.
         report: Called with the fraction done.
     """
-    search = for_effort(search_effort)
+    search = for_search(search_effort)
     key = held_out.fingerprint(bundle, search)
     if cache.is_file():
         try:

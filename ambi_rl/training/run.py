@@ -29,7 +29,7 @@ from ambi_rl.codec.api import resolve_bundle
 from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.entropy.fit import fit_entropy
 from ambi_rl.codec.process import Rate
-from ambi_rl.codec.strategists import by_name, for_effort
+from ambi_rl.codec.strategists import by_name, for_search
 from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.data import PhotographSource, list_photographs, split_held_out
 from ambi_rl.envs import BlockCodingVectorEnv
@@ -185,7 +185,7 @@ class Run:
             data = collect_demonstrations(
                 self.env.vector.episodes.source,
                 replace(self.start_bundle, entropy=dict(self.entropy)),
-                for_effort(imitation.effort),
+                for_search(imitation.effort),
                 Reward(config.weights),
                 count=imitation.patches,
                 seed=config.seed,
@@ -201,7 +201,7 @@ class Run:
                     self.agent.policy,
                     self.env.vector.episodes.source,
                     replace(self.start_bundle, entropy=dict(self.entropy)),
-                    for_effort(imitation.effort),
+                    for_search(imitation.effort),
                     Reward(config.weights),
                     masked=agent.algorithm == "maskable_ppo",
                     count=imitation.visited,
