@@ -150,12 +150,12 @@ class RayLauncher(Launcher):
         with self._connected():
             # A process for each run: what a run leaves in memory ends with it. Never tried again by Ray,
             # for whoever repeats the sweep goes on from the checkpoint.
-            remote = ray.remote(execute).options(
+            remote = ray.remote(
                 num_cpus=self._cpus_per_run,
                 max_calls=1,
                 max_retries=0,
                 runtime_env=self._runtime_env or None,
-            )
+            )(execute)
             state = Singleton.get_state()
             references = [
                 remote.remote(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import enum
 import importlib.util
 import itertools
-import os
 import socket
 import sys
 import time
@@ -367,7 +366,9 @@ def _note(jobs: Sequence[Job], overrides: Sequence[str]) -> None:
     for parent in {job.folder.parent for job in jobs}:
         parent.mkdir(parents=True, exist_ok=True)
         runs = {job.folder.name: job.changes for job in jobs if job.folder.parent == parent}
-        write_json(parent / SWEEP_FILE, {"overrides": list(overrides), "runs": runs})
+        content = {"overrides": list(overrides), "runs": runs}
+        if read_json(parent / SWEEP_FILE) != content:
+            write_json(parent / SWEEP_FILE, content)
 
 
 def _launch(launcher: Launcher, jobs: Sequence[Job], console: Console, *, basic: bool) -> str:
@@ -421,7 +422,7 @@ def _report(jobs: Sequence[Job], trouble: str, console: Console) -> None:
     names = []
     for job, run in unfinished:
         state = "not started" if run is None else str(run.status.state)
-        names.append(f"{os.path.relpath(job.folder)} ({state})")
+        names.append(f"{job.folder} ({state})")
     error = next((run.status.error for _, run in unfinished if run and run.status.error), trouble)
     raise SweepError(
         f"{len(unfinished)} of {len(jobs)} runs did not finish: {', '.join(names)}"
