@@ -96,6 +96,7 @@ def _check(overrides: list[str], *, multirun: bool) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from ambi_rl.sweeps.sweep import swept_values
     from ambi_rl.training.config import explain, keys_of, register, to_config
 
     register()
@@ -113,8 +114,7 @@ def _check(overrides: list[str], *, multirun: bool) -> None:
                     continue
                 text = [parsed.input_line or ""]
                 if multirun and parsed.is_sweep_override():
-                    key = parsed.get_key_element()
-                    text = [f"{key}={value}" for value in parsed.sweep_string_iterator()]
+                    text = swept_values(parsed)
                 # Each choice once, the others at their first: mistakes do not depend on combinations.
                 first = [*choices[0], text[0]]
                 choices = [

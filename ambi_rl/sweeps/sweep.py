@@ -26,6 +26,7 @@ from ambi_rl.training.run_folder import SWEEP_FILE, write_json
 from ambi_rl.training.status import LOST_SECONDS, State, read_status
 
 if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
     from hydra.core.utils import JobReturn
     from hydra.plugins.launcher import Launcher
     from hydra.types import HydraContext
@@ -188,6 +189,20 @@ class Job:
         return " ".join([self.folder.name, *self.changes])
 
 
+def swept_values(parsed: Override) -> list[str]:
+    """The overrides that one with several values stands for.
+
+    Raises:
+        ConfigError: It has no list of values.
+    """
+    key = parsed.get_key_element()
+    if not parsed.is_discrete_sweep():
+        raise ConfigError(
+            f"{parsed.input_line} has no list of values; write {key}=A,B,C or {key}=range(1,4)"
+        )
+    return [f"{key}={value}" for value in parsed.sweep_string_iterator()]
+
+
 def combinations(overrides: Sequence[str]) -> list[tuple[list[str], list[str]]]:
     """Overrides of every run of a sweep: all of them, and those that are swept over.
 
@@ -202,14 +217,10 @@ def combinations(overrides: Sequence[str]) -> list[tuple[list[str], list[str]]]:
         if parsed.is_hydra_override():
             continue
         key = parsed.get_key_element()
-        if not parsed.is_sweep_override():
-            choices[key] = [(text, False)]
-        elif parsed.is_discrete_sweep():
-            choices[key] = [(f"{key}={value}", True) for value in parsed.sweep_string_iterator()]
+        if parsed.is_sweep_override():
+            choices[key] = [(value, True) for value in swept_values(parsed)]
         else:
-            raise ConfigError(
-                f"{text} has no list of values; write {key}=A,B,C or {key}=range(1,4)"
-            )
+            choices[key] = [(text, False)]
     return [
         ([text for text, _ in choice], [text for text, swept in choice if swept])
         for choice in itertools.product(*choices.values())
@@ -366,7 +377,8 @@ def _note(jobs: Sequence[Job], overrides: Sequence[str]) -> None:
     for parent in {job.folder.parent for job in jobs}:
         parent.mkdir(parents=True, exist_ok=True)
         runs = {job.folder.name: job.changes for job in jobs if job.folder.parent == parent}
-        content = {"overrides": list(overrides), "runs": runs}
+        what = [o for o in overrides if o.partition("=")[0] not in ("name", "runs")]
+        content = {"overrides": what, "runs": runs}
         if read_json(parent / SWEEP_FILE) != content:
             write_json(parent / SWEEP_FILE, content)
 
