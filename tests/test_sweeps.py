@@ -270,8 +270,7 @@ def test_status_tells_how_a_run_ended(tmp_path: Path) -> None:
                 inside = read_status(tmp_path)
                 assert inside is not None
                 assert (inside.state, inside.pid) == (State.RUNNING, os.getpid())
-                with pytest.raises(UsageError, match=r"is being trained by process \d+ on"):
-                    ensure_idle(tmp_path)
+                ensure_idle(tmp_path)
                 if error is not None:
                     raise error
         except (KeyboardInterrupt, Pruned, ConfigError):
@@ -279,8 +278,23 @@ def test_status_tells_how_a_run_ended(tmp_path: Path) -> None:
         after = read_status(tmp_path)
         assert after is not None
         assert (after.state, after.steps, after.total_steps) == (state, 7, 70)
+    assert read_status(tmp_path) == after
     assert after.error == "no such thing"
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    folder, now = tmp_path / "run", time.time()
+    folder.mkdir()
+    status = Status(State.RUNNING, 1, 2, os.getppid(), socket.gethostname(), now, now)
+    write_status(folder, status)
+    for more in ([], ["resume=true"]):
+        (folder / "overrides.json").write_text(json.dumps(tiny))
+        with pytest.raises(UsageError, match=r"is being trained by process \d+ on"):
+            train_command([*tiny, "name=run", *more])
+    assert not (folder / "config.yaml").exists()
 
 
 def test_status_is_renewed_while_a_run_goes_on(

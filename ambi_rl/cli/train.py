@@ -16,6 +16,8 @@ from ambi_rl.errors import ConfigError, UsageError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from ambi_rl.training.config import TrainConfig
+
 _PACKAGE = "ambi_rl.conf"
 _CONFIG = "config"
 _VERSION_BASE = "1.3"
@@ -85,7 +87,7 @@ def _with_resumed(overrides: list[str], *, multirun: bool) -> list[str]:
     return [*kept, *own, f"name={folder.name}", f"runs={folder.parent}", *end]
 
 
-def _check(overrides: list[str], *, multirun: bool) -> None:
+def check_overrides(overrides: list[str], *, multirun: bool) -> None:
     """Compose what was asked for, to report a mistake in one line before Hydra takes over.
 
     Raises:
@@ -137,6 +139,22 @@ def _check(overrides: list[str], *, multirun: bool) -> None:
             raise explain(error, known) from error
 
 
+def compose_config(overrides: list[str]) -> TrainConfig:
+    """A checked configuration, without running anything.
+
+    Raises:
+        ConfigError: A key, group or value is wrong.
+    """
+    from hydra import compose, initialize_config_module
+
+    from ambi_rl.training.config import register, to_config
+
+    check_overrides(overrides, multirun=False)
+    register()
+    with initialize_config_module(_PACKAGE, version_base=_VERSION_BASE):
+        return to_config(compose(_CONFIG, overrides))
+
+
 def train_command(arguments: list[str]) -> None:
     """Train; everything on the command line is Hydra's, but for -m, which goes on where it stopped.
 
@@ -156,7 +174,7 @@ def train_command(arguments: list[str]) -> None:
             from ambi_rl.sweeps.sweep import check_launcher, run_sweep
 
             check_launcher(resumed)
-        _check(resumed, multirun=multirun)
+        check_overrides(resumed, multirun=multirun)
         overrides = resumed
         if multirun and not flags.cfg:
             run_sweep(overrides, package=_PACKAGE, config_name=_CONFIG, version=_VERSION_BASE)

@@ -154,7 +154,7 @@ class RayLauncher(Launcher):
                 num_cpus=self._cpus_per_run,
                 max_calls=1,
                 max_retries=0,
-                runtime_env=self._runtime_env or None,
+                runtime_env=self._runtime_env,
             )(execute)
             state = Singleton.get_state()
             references = [

@@ -386,7 +386,7 @@ def _note(jobs: Sequence[Job], overrides: Sequence[str]) -> None:
 def _launch(launcher: Launcher, jobs: Sequence[Job], console: Console, *, basic: bool) -> str:
     """Run jobs; what went wrong with the launcher itself, or nothing."""
     folders = {job.label: job.folder for job in jobs}
-    watcher = nullcontext() if basic else Watcher(console, folders)
+    watcher = nullcontext() if basic else Watcher(console, lambda: folders)
     trouble = ""
     try:
         with watcher:

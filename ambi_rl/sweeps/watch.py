@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,10 +31,10 @@ class Watcher:
 
     Args:
         console: Where to.
-        folders: Run folders, by what a line calls them; may grow meanwhile.
+        folders: Called for the run folders that there are by now, by what a line calls them.
     """
 
-    def __init__(self, console: Console, folders: Mapping[str, Path]) -> None:
+    def __init__(self, console: Console, folders: Callable[[], Mapping[str, Path]]) -> None:
         self._console = console
         self._folders = folders
         self._seen: dict[str, State] = {}
@@ -49,7 +49,7 @@ class Watcher:
     def look(self) -> None:
         """Print what has changed since the last look."""
         running = []
-        for name, folder in list(self._folders.items()):
+        for name, folder in self._folders().items():
             run = read_run(folder)
             if run is None:
                 continue
@@ -68,7 +68,7 @@ class Watcher:
         self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def __enter__(self) -> Self:
-        for name, folder in self._folders.items():
+        for name, folder in self._folders().items():
             run = read_run(folder)
             if run is not None and run.status.state is not State.RUNNING:
                 # What was so before is not news.

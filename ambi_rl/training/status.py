@@ -67,6 +67,11 @@ class Status:
     error: str = ""
 
     @property
+    def is_mine(self) -> bool:
+        """Whether the process is this one."""
+        return self.pid == os.getpid() and self.host == socket.gethostname()
+
+    @property
     def where(self) -> str:
         """The process, for a message."""
         return f"process {self.pid} on {self.host}"
@@ -131,7 +136,7 @@ def ensure_idle(folder: Path) -> None:
         UsageError: One does.
     """
     status = read_status(folder)
-    if status is not None and status.state is State.RUNNING:
+    if status is not None and status.state is State.RUNNING and not status.is_mine:
         since = datetime.fromtimestamp(status.started, UTC).strftime("%Y-%m-%d %H:%M UTC")
         raise UsageError(
             f"{folder} is being trained by {status.where} since {since}; "
