@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ambi_rl.errors import UsageError
-from ambi_rl.sweeps.records import RunRecord, find_runs, flatten, read_run
+from ambi_rl.sweeps.records import RunRecord, find_runs, flatten, planned_runs, read_run
+from ambi_rl.training.run_folder import SWEEP_FILE
 from ambi_rl.training.status import State
 
 _STYLES = {
@@ -48,6 +49,7 @@ def facts(run: RunRecord) -> dict[str, Any]:
         "best_bd_rate": run.best,
         "last_bd_rate": run.last,
         "changes": run.changes,
+        "group": None if run.group is None else str(run.group),
     }
 
 
@@ -67,9 +69,26 @@ def list_command(folder: Path, *, as_json: bool) -> None:
     header = ["run", "status", "steps", "seconds", "agent", "reward", "best %", "last %", "what"]
     rows = [_row(run, folder) for run in runs]
     _print_table(header, rows, [_STYLES[run.status.state] for run in runs])
-    counts = [str(run.status.state) for run in runs]
-    said = ", ".join(f"{counts.count(state)} {state}" for state in dict.fromkeys(counts))
-    typer.echo(f"{len(runs)} runs: {said}; BD-rates on held-out photographs against fixed")
+    for group in dict.fromkeys(run.group for run in runs if run.group is not None):
+        typer.echo(_group_line(group, [run for run in runs if run.group == group]))
+    typer.echo(f"{len(runs)} runs: {_counts(runs)}; BD-rates on held-out photographs against fixed")
+
+
+def _counts(runs: list[RunRecord]) -> str:
+    states = [str(run.status.state) for run in runs]
+    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+
+
+def _group_line(group: Path, runs: list[RunRecord]) -> str:
+    """A sweep or study in a line: how far it is, and its best run."""
+    kind = "sweep" if (group / SWEEP_FILE).is_file() else "study"
+    left = planned_runs(group) - len(runs)
+    line = f"{kind} {group}: {_counts(runs)}{f', {left} not started' if left > 0 else ''}"
+    known = [run for run in runs if run.best is not None]
+    if not known:
+        return line
+    best = min(known, key=lambda run: run.best or 0.0)
+    return f"{line}; best {_percent(best.best)} %: {' '.join([best.path.name, *best.changes])}"
 
 
 def _row(run: RunRecord, folder: Path) -> list[str]:

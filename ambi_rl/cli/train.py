@@ -146,13 +146,19 @@ def compose_config(overrides: list[str]) -> TrainConfig:
         ConfigError: A key, group or value is wrong.
     """
     from hydra import compose, initialize_config_module
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
-    from ambi_rl.training.config import register, to_config
+    from ambi_rl.training.config import explain, register, to_config
 
-    check_overrides(overrides, multirun=False)
     register()
-    with initialize_config_module(_PACKAGE, version_base=_VERSION_BASE):
-        return to_config(compose(_CONFIG, overrides))
+    try:
+        with initialize_config_module(_PACKAGE, version_base=_VERSION_BASE):
+            return to_config(compose(_CONFIG, overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        # Composes again, slowly, to find out what was meant.
+        check_overrides(overrides, multirun=False)
+        raise explain(error) from error
 
 
 def train_command(arguments: list[str]) -> None:

@@ -59,6 +59,7 @@ class RunRecord:
         metrics: Of metrics.json; empty before the end.
         evaluations: Records of held-out evaluations, oldest first.
         changes: For a run of a sweep or study, what was varied.
+        group: The folder of its sweep or study, if it is of one.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class RunRecord:
     metrics: dict[str, Any] = field(default_factory=dict)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
+    group: Path | None = None
 
     @property
     def values(self) -> list[float]:
@@ -134,6 +136,7 @@ def read_run(path: Path) -> RunRecord | None:
         metrics,
         [e for e in evaluations if isinstance(e, dict)],
         _changes(path),
+        path.parent if any((path.parent / n).is_file() for n in (SWEEP_FILE, STUDY_FILE)) else None,
     )
 
 
@@ -146,6 +149,19 @@ def _changes(path: Path) -> list[str]:
         before = read_json(path / "overrides.json") or []
         return [o for o in before if o.partition("=")[0] in space]
     return []
+
+
+def planned_runs(group: Path) -> int:
+    """How many runs a sweep or study is to have; 0 if that cannot be read."""
+    sweep = read_json(group / SWEEP_FILE)
+    if isinstance(sweep, dict):
+        return len(sweep.get("runs") or {})
+    trials = _read_yaml(group / STUDY_FILE).get("trials")
+    return trials if isinstance(trials, int) else 0
+
+
+def _natural(path: Path) -> tuple[int, str]:
+    return (int(path.name), "") if path.name.isdecimal() else (-1, path.name)
 
 
 def find_runs(folder: Path) -> Iterator[RunRecord]:
@@ -161,7 +177,7 @@ def find_runs(folder: Path) -> Iterator[RunRecord]:
         yield run
         return
     # Run folders hold no runs, and are not searched: their TensorBoard folders may be large.
-    for child in sorted(folder.iterdir(), key=lambda p: (not p.name.isdigit(), p.name.zfill(9))):
+    for child in sorted(folder.iterdir(), key=_natural):
         if child.is_dir() and not child.is_symlink():
             yield from find_runs(child)
 

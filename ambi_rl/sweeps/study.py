@@ -377,6 +377,8 @@ def states_of(storage: optuna.Study) -> dict[str, int]:
 def repeat_command(place: Place, number: int) -> str:
     """The `ambi train` command that repeats a trial under a name of its own."""
     overrides = read_json(place.trial(number) / "overrides.json") or []
-    kept = [o for o in overrides if o.partition("=")[0] not in ("name", "runs")]
-    name = f"name={place.folder.name}-best"
-    return shlex.join(["ambi", "train", *kept, name, f"runs={place.folder.parent}"])
+    # The last of several values of a key is the one that counts.
+    last = {o.partition("=")[0]: o for o in overrides}
+    kept = [o for key, o in last.items() if key not in ("name", "runs")]
+    where = [] if place.folder.parent == Path("runs") else [f"runs={place.folder.parent}"]
+    return shlex.join(["ambi", "train", *kept, f"name={place.folder.name}-best", *where])

@@ -11,14 +11,16 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from ambi_rl.codec.files import write_file
 from ambi_rl.errors import ConfigError
-from ambi_rl.training.config import TrainConfig
 from ambi_rl.training.status import ensure_idle
+
+if TYPE_CHECKING:
+    from ambi_rl.training.config import TrainConfig
 
 _PACKAGES = (
     "ambi-rl",
