@@ -100,10 +100,10 @@ def test_searches_and_prunes(
     quick: list[Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run([str(file), "name=s", f"runs={tmp_path}", f"study.pruner.kind={kind}", "study.trials=14"])
+    run([str(file), "name=s", f"runs={tmp_path}", f"study.pruner.kind={kind}", "study.trials=12"])
     trials = trials_of(tmp_path / "s")
-    assert len(trials) == 14
-    assert quick == [tmp_path / "s" / str(n) for n in range(14)]
+    assert len(trials) == 12
+    assert quick == [tmp_path / "s" / str(n) for n in range(12)]
     states = [trial.state for trial in trials]
     assert set(states) == ({COMPLETE} if kind == "none" else {COMPLETE, PRUNED})
     for trial in trials:

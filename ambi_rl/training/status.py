@@ -158,7 +158,9 @@ def end_state(error: BaseException | None) -> State:
         return State.FINISHED
     if isinstance(error, Pruned):
         return State.PRUNED
-    return State.INTERRUPTED if isinstance(error, KeyboardInterrupt) else State.FAILED
+    # Ray, for one, makes of a request to stop an exit.
+    is_stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+    return State.INTERRUPTED if is_stopped else State.FAILED
 
 
 class Tracker:
