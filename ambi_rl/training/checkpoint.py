@@ -25,7 +25,7 @@ class Progress:
         seconds: Time spent so far.
         best: Lowest objective so far; None before the first evaluation.
         refits: How often the entropy model was fitted anew.
-        evaluations: Results, oldest first.
+        evaluations: Results, oldest first: BD-rates, steps, seconds and the rate-distortion curve.
         imitation: What the warm start reached, by name.
     """
 
@@ -33,7 +33,7 @@ class Progress:
     seconds: float = 0.0
     best: float | None = None
     refits: int = 0
-    evaluations: list[dict[str, float]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
     imitation: dict[str, float] = field(default_factory=dict)
 
 

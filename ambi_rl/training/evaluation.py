@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,9 @@ from ambi_rl.training.run_folder import write_json
 Pixels = npt.NDArray[np.uint8]
 Report = Callable[[float], None]
 
+BD_RATES = ("bd_rate_vs_fixed", "bd_rate_vs_search", "search_vs_fixed")
+"""What an evaluation says in percent; the first is the objective, lower is better."""
+
 MAX_PIXELS = 1 << 20
 """Larger photographs are evaluated on a crop from their middle of at most this many pixels."""
 
@@ -42,6 +46,17 @@ class Curve:
 
     bpp: list[float]
     values: dict[str, list[float]]
+
+
+def best_evaluation(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The evaluation of the lowest objective; None if none has a number.
+
+    Args:
+        evaluations: Records of a run, whose BD-rates may be nan or None.
+    """
+    known = [e for e in evaluations if e.get(BD_RATES[0]) is not None]
+    known = [e for e in known if math.isfinite(e[BD_RATES[0]])]
+    return min(known, key=lambda e: float(e[BD_RATES[0]]), default=None)
 
 
 def _decibels(similarity: float) -> float:

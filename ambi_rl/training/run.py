@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -40,8 +40,9 @@ from ambi_rl.training.callback import Every, TrainingCallback, policy_picture
 from ambi_rl.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from ambi_rl.training.config import PPOConfig, TrainConfig
 from ambi_rl.training.display import Display
-from ambi_rl.training.evaluation import HeldOut, measure_baselines
+from ambi_rl.training.evaluation import BD_RATES, HeldOut, best_evaluation, measure_baselines
 from ambi_rl.training.run_folder import RunFolder, write_json
+from ambi_rl.training.status import Pruned, Tracker
 
 _ENTROPY_PATCH = 128
 """Pixels a side of what the entropy model is fitted to: long enough to adapt, short enough to vary."""
@@ -49,6 +50,9 @@ _OFFSET_SMOOTHING = 0.2
 """Share of the offsets that a teacher does not use, after imitation for a structural reward."""
 _RANDOM_STEPS = 30
 """Steps of random actions that observations are normalised from, without imitation."""
+
+EvaluationHook = Callable[[int, dict[str, float]], None]
+"""Called with the node decisions so far and the BD-rates in percent."""
 
 
 class Run:
@@ -59,14 +63,22 @@ class Run:
         folder: The run folder, prepared.
         display: For progress.
         resume: Whether to go on from the folder's last checkpoint.
+        on_evaluation: Called with the node decisions and the result after every evaluation.
     """
 
     def __init__(
-        self, config: TrainConfig, folder: RunFolder, display: Display, *, resume: bool
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        display: Display,
+        *,
+        resume: bool,
+        on_evaluation: EvaluationHook | None = None,
     ) -> None:
         self.config = config
         self.folder = folder
         self.display = display
+        self._on_evaluation = on_evaluation
         self._started = time.monotonic()
         start = resolve_bundle(config.bundle)
         # Baselines and policy share the bundle the run started from, whatever is learned later.
@@ -162,7 +174,9 @@ class Run:
             "training": {"ambi_rl": __version__, "steps": self.progress.steps, "config": config},
             "data": [path.name for path in self.train_paths],
             # JSON has no nan: a curve may not overlap at first.
-            "metrics": {k: v for k, v in latest.items() if math.isfinite(v)},
+            "metrics": {
+                k: latest[k] for k in (*BD_RATES, "steps") if math.isfinite(latest.get(k, math.nan))
+            },
             "policy": {
                 "algorithm": self.config.agent.algorithm,
                 "hidden": self.config.agent.hidden,
@@ -288,6 +302,7 @@ class Run:
         """Measure on held-out photographs, log, draw, and keep the policy if it is the best."""
         config = self.config
         bundle = self.bundle()
+        started = time.monotonic()
         with self.display.phase("evaluating") as report:
             baselines = measure_baselines(
                 self.held_out,
@@ -297,11 +312,20 @@ class Run:
                 report=report,
             )
             curve = self.held_out.curve(bundle, by_name("policy"), report=report)
-        found = baselines.compare(curve, config.metric) | {"steps": float(steps)}
-        self.progress.evaluations.append(found)
+        found = baselines.compare(curve, config.metric)
+        record = found | {
+            "steps": float(steps),
+            "seconds": round(self._seconds(), 1),
+            "evaluation_seconds": round(time.monotonic() - started, 1),
+            "curve": asdict(curve),
+        }
+        self.progress.evaluations.append(record)
+        write_json(
+            self.folder.evaluations,
+            {"metric": config.metric, "evaluations": self.progress.evaluations},
+        )
         for key, value in found.items():
-            if key != "steps":
-                self.agent.logger.record(f"held_out/{key}", value)
+            self.agent.logger.record(f"held_out/{key}", value)
         for number, (picture, name) in enumerate(
             zip(self.held_out.pictures, self.held_out.names, strict=True)
         ):
@@ -320,10 +344,16 @@ class Run:
         if math.isfinite(objective) and (best is None or objective < best):
             self.progress.best = objective
             self._save(self.folder.best)
+        if self._on_evaluation is not None:
+            self._on_evaluation(steps, found)
+
+    def _seconds(self) -> float:
+        """Time spent on the run so far, over all its starts."""
+        return self._seconds_before + time.monotonic() - self._started
 
     def _save(self, path: Path) -> None:
         self.progress.steps = int(self.agent.num_timesteps)
-        self.progress.seconds = self._seconds_before + time.monotonic() - self._started
+        self.progress.seconds = self._seconds()
         save_checkpoint(path, self.agent.policy, self.bundle(), self.progress)
 
     def checkpoint(self, steps: int) -> None:
@@ -365,6 +395,7 @@ class Run:
             "metric": self.config.metric,
             "refits": self.progress.refits,
             "imitation": self.progress.imitation,
+            "best": best_evaluation(self.progress.evaluations),
         }
         write_json(self.folder.metrics, metrics)
         return metrics
@@ -376,6 +407,7 @@ def train(
     folder: Path | None = None,
     overrides: Sequence[str] = (),
     display: Display | None = None,
+    on_evaluation: EvaluationHook | None = None,
 ) -> dict[str, Any]:
     """Train as configured.
 
@@ -384,6 +416,8 @@ def train(
         folder: The run folder; `config.runs`/`config.name` if None.
         overrides: What the configuration was composed from, kept for `resume`.
         display: For progress; standard error if None.
+        on_evaluation: Called with the node decisions and the BD-rates after every held-out evaluation;
+            may raise `Pruned` to end the run.
 
     Returns:
         What `metrics.json` holds; its `objective` is the best BD-rate against `fixed` on held-out
@@ -391,27 +425,44 @@ def train(
 
     Raises:
         ConfigError: The run exists already, or there is nothing to resume, or data is not usable.
+        UsageError: Another process trains in the folder.
+        Pruned: As the hook raised it, after a checkpoint was saved.
         KeyboardInterrupt: After a checkpoint was saved.
     """
     display = display or Display()
     resume = config.resume is not None
     place = RunFolder(folder or Path(config.runs) / config.name)
     place.prepare(config, overrides, resume=resume)
+    with Tracker(place.path, config.total_steps) as tracker:
+        metrics = _train(config, place, display, tracker, on_evaluation)
+    display.line(f"the run is in {place.path}; export it: ambi export {place.path} -o my.ambic")
+    return metrics
+
+
+def _train(
+    config: TrainConfig,
+    place: RunFolder,
+    display: Display,
+    tracker: Tracker,
+    on_evaluation: EvaluationHook | None,
+) -> dict[str, Any]:
+    """Train in a prepared folder."""
     Distribution.set_default_validate_args(False)
     # The networks are so small that torch's threads only wait for each other: imitation was ten times
     # slower with two of them on a busy machine. The compiled environment has its own.
     torch.set_num_threads(1)
     ensure_compiled("train", report=display.line)
-    run = Run(config, place, display, resume=resume)
+    resume = config.resume is not None
+    run = Run(config, place, display, resume=resume, on_evaluation=on_evaluation)
+    tracker.steps = lambda: int(run.agent.num_timesteps)
     try:
         with display.running():
             run.learn()
-            metrics = run.finish()
-    except KeyboardInterrupt:
+            return run.finish()
+    except (KeyboardInterrupt, Pruned) as error:
         run.checkpoint(int(run.agent.num_timesteps))
-        display.line(f"interrupted; go on with: ambi train resume={place.path}")
+        if isinstance(error, KeyboardInterrupt):
+            display.line(f"interrupted; go on with: ambi train resume={place.path}")
         raise
     finally:
         run.env.close()
-    display.line(f"the run is in {place.path}; export it: ambi export {place.path} -o my.ambic")
-    return metrics

@@ -11,13 +11,16 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from ambi_rl.codec.files import write_file
 from ambi_rl.errors import ConfigError
-from ambi_rl.training.config import TrainConfig
+from ambi_rl.training.status import ensure_idle
+
+if TYPE_CHECKING:
+    from ambi_rl.training.config import TrainConfig
 
 _PACKAGES = (
     "ambi-rl",
@@ -31,6 +34,11 @@ _PACKAGES = (
     "stable-baselines3",
     "torch",
 )
+
+SWEEP_FILE = "sweep.json"
+"""Marks the folder of a sweep, whose runs are in numbered folders below."""
+STUDY_FILE = "study.yaml"
+"""Marks the folder of a study, likewise."""
 
 
 def _finite(value: Any) -> Any:
@@ -73,7 +81,9 @@ class RunFolder:
         overrides.json     what `resume` composes the configuration from again
         environment.json   versions and machine
         baselines.json     rate-distortion curves that the policy is compared with
+        evaluations.json   what every evaluation on held-out photographs found, with its curve
         metrics.json       how it went, written at the end
+        status.json        whether it runs, and how it ended
         last.pt, best.pt   checkpoints
         tensorboard/       curves and pictures
 
@@ -91,20 +101,37 @@ class RunFolder:
         self.environment = path / "environment.json"
         self.baselines = path / "baselines.json"
         self.metrics = path / "metrics.json"
+        self.evaluations = path / "evaluations.json"
         self.tensorboard = path / "tensorboard"
+
+    def never_began(self) -> bool:
+        """Whether a run ended before it had anything to keep, so that nothing is lost by a new start."""
+        kept = (self.last, self.best, self.metrics)
+        return self.config.exists() and not any(path.exists() for path in kept)
 
     def prepare(self, config: TrainConfig, overrides: Sequence[str], *, resume: bool) -> None:
         """Make the folder, or check that there is a run to go on with, and note how it was started.
 
         Raises:
             ConfigError: The folder holds a run already, or none to go on with.
+            UsageError: Another process trains in it.
         """
+        ensure_idle(self.path)
+        for name in (SWEEP_FILE, STUDY_FILE):
+            if (self.path / name).exists():
+                raise ConfigError(
+                    f"{self.path} is the folder of a sweep or study; give another name=…, or one of the "
+                    f"runs in it: resume={self.path}/NUMBER"
+                )
         if resume:
+            if not self.last.is_file() and self.best.is_file():
+                # Killed after its first evaluation and before its first checkpoint.
+                write_file(self.last, self.best.read_bytes())
             if not self.last.is_file():
                 raise ConfigError(
                     f"there is no checkpoint {self.last}; leave out resume, or check name"
                 )
-        elif self.config.exists():
+        elif self.config.exists() and not self.never_began():
             how = f"go on with it: resume={self.path}" if self.last.exists() else "remove it"
             raise ConfigError(f"{self.path} holds a run already; give another name=…, or {how}")
         self.path.mkdir(parents=True, exist_ok=True)
