@@ -218,6 +218,33 @@ class Episodes:
             "terms": terms,
         }
 
+    def state(self) -> dict[str, Any]:
+        """Everything the running episodes are, to go on from exactly: arrays, numbers and strings."""
+        return {
+            "process": self.process.state(),
+            # The planes are the process's source.
+            "patches": [list(self._patch(index)[1:]) for index in range(self.batch)],
+            "lagrangian": self._lagrangian.copy(),
+            "totals": self._totals.copy(),
+            "lengths": self._lengths.copy(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned, with the bundle in use that was in use then.
+
+        Raises:
+            UsageError: It is the state of another number or size of patches, or of another version.
+        """
+        self.process.restore(state["process"])
+        self.patches = [
+            Patch(self.process.source(index), *facts)
+            for index, facts in enumerate(state["patches"])
+        ]
+        self._lagrangian[:] = state["lagrangian"]
+        self._totals[:] = state["totals"]
+        self._lengths[:] = state["lengths"]
+        self.observe()
+
     def close(self) -> None:
         """Stop the threads."""
         self.process.close()

@@ -177,6 +177,27 @@ class BlockCodingVectorEnv(
         """Begin later episodes with the entropy state of another bundle of the same lists."""
         self.episodes.set_bundle(bundle)
 
+    def state(self) -> dict[str, Any]:
+        """Running episodes and generators, to go on from exactly: arrays, numbers and strings."""
+        return {
+            "episodes": self.episodes.state(),
+            "generators": [generator.bit_generator.state for generator in self._generators],
+        }
+
+    def restore(self, state: dict[str, Any]) -> npt.NDArray[np.float32]:
+        """Go on from what `state` returned, with the bundle in use that was in use then.
+
+        Returns:
+            The observation of every current node, float32 [B, F].
+
+        Raises:
+            UsageError: It is the state of another number or size of patches, or of another version.
+        """
+        self.episodes.restore(state["episodes"])
+        for generator, known in zip(self._generators, state["generators"], strict=True):
+            generator.bit_generator.state = known
+        return self.episodes.observations
+
     def render(self) -> tuple[npt.NDArray[np.uint8], ...] | None:
         """One picture for each environment; None without a render mode."""
         if self.render_mode is None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,9 @@ from ambi_rl.codec.strategists.observation import observe
 from ambi_rl.errors import UsageError
 
 Floats = npt.NDArray[np.float64]
+
+_ADAPTING = ("probs", "weights")
+"""What of a process adapts from what the bundle gives: large, and mostly as it began."""
 
 
 @kernel
@@ -201,6 +205,8 @@ class BlockCodingBatch:
         self._pool = ThreadPoolExecutor(workers - 1) if workers > 1 else None
         self._new: list[int] = []
         """Processes whose pictures have not been looked at."""
+        self._began = [(self._counters, self._mixers)] * batch
+        """Adapting state that each process began with, which need not be the present bundle's."""
 
     @property
     def bundle(self) -> Bundle:
@@ -228,6 +234,7 @@ class BlockCodingBatch:
         picture.decoded[...] = 0
         picture.state.probs[...] = self._counters
         picture.state.weights[...] = self._mixers
+        self._began[index] = (self._counters, self._mixers)
         start_encoding(picture.state.registers)
         picture.state.registers[MODE] = COUNT
         begin(picture, self.planes, self.height, self.width, step)
@@ -350,6 +357,79 @@ class BlockCodingBatch:
     def lagrangian(self, index: int) -> float:
         """λ in J = error + λ·bits for this episode's quantizer step."""
         return float(_lambda(self._member(index), self._context.constants))
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Copies of all that the running processes hold, from which `restore` goes on exactly.
+
+        Of the adapting counters and mixers (0.7 MB a process) only what differs from where the process began
+        is kept, with the few arrays that any of them began with.
+        """
+        picture = self._picture
+        arrays = {
+            name: getattr(picture, name).copy() for name in picture._fields if name != "state"
+        }
+        for name in picture.state.dtype.names:
+            if name not in _ADAPTING:
+                arrays[name] = np.array(picture.state[name])
+        for kind, name in enumerate(_ADAPTING):
+            arrays |= self._differences(name, [pair[kind] for pair in self._began])
+        return arrays | {"done": self.done.copy(), "new": np.array(self._new, np.int64)}
+
+    def _differences(
+        self, name: str, began: Sequence[npt.NDArray[Any]]
+    ) -> dict[str, npt.NDArray[Any]]:
+        distinct = list({id(array): array for array in began}.values())
+        places = {id(array): number for number, array in enumerate(distinct)}
+        values = self._picture.state[name]
+        changed = [np.flatnonzero(values[b] != began[b]).astype(np.int32) for b in range(self.batch)]
+        return {
+            f"{name}_began": np.stack(distinct),
+            f"{name}_which": np.array([places[id(array)] for array in began], np.int64),
+            f"{name}_counts": np.array([len(where) for where in changed], np.int64),
+            f"{name}_where": np.concatenate(changed),
+            f"{name}_values": np.concatenate([values[b][changed[b]] for b in range(self.batch)]),
+        }
+
+    def restore(self, state: dict[str, npt.NDArray[Any]]) -> None:
+        """Go on from what `state` returned, with the bundle in use that was in use then.
+
+        Raises:
+            UsageError: It is the state of a batch of another size, or of another version's memory.
+        """
+        picture = self._picture
+        targets = {name: getattr(picture, name) for name in picture._fields if name != "state"}
+        names = [name for name in picture.state.dtype.names if name not in _ADAPTING]
+        targets |= {name: picture.state[name] for name in names}
+        parts = ("began", "which", "counts", "where", "values")
+        needed = {f"{name}_{part}" for name in _ADAPTING for part in parts} | {"done", "new"}
+        fits = set(state) == needed | set(targets) and all(
+            state[name].shape == target.shape and state[name].dtype == target.dtype
+            for name, target in targets.items()
+        )
+        sizes = [state[f"{n}_began"].shape[1:] == picture.state[n].shape[1:] for n in _ADAPTING if fits]
+        if not fits or not all(sizes):
+            raise UsageError("the state is of another number or size of patches, or another version")
+        for name, target in targets.items():
+            target[...] = state[name]
+        pairs = list(zip(*(self._rebuild(name, state) for name in _ADAPTING), strict=True))
+        self._began = pairs
+        self.done[:] = state["done"]
+        self._new = state["new"].tolist()
+
+    def _rebuild(
+        self, name: str, state: dict[str, npt.NDArray[Any]]
+    ) -> list[npt.NDArray[Any]]:
+        """Set an adapting part; what each process began with."""
+        distinct = list(np.ascontiguousarray(state[f"{name}_began"]))
+        began = [distinct[number] for number in state[f"{name}_which"]]
+        ends = np.cumsum(state[f"{name}_counts"])
+        values = self._picture.state[name]
+        for b, (end, count) in enumerate(zip(ends, state[f"{name}_counts"], strict=True)):
+            values[b] = began[b]
+            values[b][state[f"{name}_where"][end - count : end]] = state[f"{name}_values"][
+                end - count : end
+            ]
+        return began
 
     def close(self) -> None:
         """Stop the worker threads."""

@@ -126,6 +126,7 @@ class TrainConfig:
     bundle: str | None = MISSING
     resume: str | None = MISSING
     checkpoint_every: int = MISSING
+    checkpoint_keep: int = MISSING
     env: EnvConfig = field(default_factory=EnvConfig)
     data: DataConfig = field(default_factory=DataConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -202,6 +203,7 @@ def validate(config: TrainConfig) -> None:
     _at_least("seed", config.seed, 0)
     _at_least("total_steps", config.total_steps, 0)
     _at_least("checkpoint_every", config.checkpoint_every, 1)
+    _at_least("checkpoint_keep", config.checkpoint_keep, 1)
     _at_least("env.num_envs", env.num_envs, 1)
     if env.patch_size < 16 or env.patch_size % 4:
         raise ConfigError(
