@@ -59,7 +59,7 @@ def arguments(runs: Path, photographs: Path, *overrides: str) -> list[str]:
     return [*TINY, f"data.folder={photographs}", f"runs={runs}", *overrides]
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a crash: nothing is saved on the way out."""
 
 
@@ -68,7 +68,7 @@ def crash_at(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def crash(self: TrainingCallback) -> bool:
         if self.num_timesteps > steps:
-            raise Killed
+            raise KilledError
         return original(self)
 
     monkeypatch.setattr(TrainingCallback, "_on_step", crash)
@@ -78,7 +78,7 @@ def assert_same(first: Any, second: Any, where: str = "") -> None:
     """Nested dictionaries, lists, arrays and tensors are the same to the last bit."""
     assert type(first) is type(second), where
     if isinstance(first, dict):
-        assert list(first) == list(second), where
+        assert set(first) == set(second), where
         for key in first:
             # Seconds differ.
             if key not in ("t", "seconds", "log"):
@@ -113,14 +113,208 @@ def assert_same_end(first: Path, second: Path) -> None:
 def test_an_interruption_makes_no_difference(
     agent: str, tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = [f"agent={agent}", "agent.warm_start=none"]
+    options = [f"agent={agent}"]
     train_command(arguments(tmp_path, photographs, "name=whole", *options))
     with monkeypatch.context() as patched:
         crash_at(300, patched)
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             train_command(arguments(tmp_path, photographs, "name=broken", *options))
     stopped = load_checkpoint(tmp_path / "broken" / "last.pt").progress
     # The entropy model had just been refitted: some episodes run on with the one before.
     assert (stopped.steps, stopped.refits) == (256, 1)
     train_command([f"resume={tmp_path / 'broken'}"])
     assert_same_end(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.mark.slow
+def test_sigkill_loses_at_most_the_steps_since_the_last_checkpoint(
+    tmp_path: Path, photographs: Path
+) -> None:
+    # The warm start is in the checkpoint of step 0, so it is not repeated.
+    options = [
+        "agent.warm_start=imitation",
+        "agent.imitation.patches=12",
+        "agent.imitation.epochs=1",
+    ]
+    options += ["evaluation.every=0", "entropy.refit_every=0", "total_steps=1280"]
+    train_command(arguments(tmp_path, photographs, "name=whole", *options))
+    broken = tmp_path / "broken"
+    command = [sys.executable, "-m", "ambi_rl.cli", "train"]
+    command += arguments(tmp_path, photographs, "name=broken", *options)
+    process = subprocess.Popen(command, env=dict(os.environ), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (broken / "step-000000000128.pt").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    saved = load_checkpoint(RunFolder(broken).checkpoints[0])
+    assert saved.progress.warm_started
+    assert 128 <= saved.progress.steps < 1280
+    # What a killed process was writing is no part of the run.
+    (broken / ".last.pt.x.part").write_bytes(b"half a checkpoint")
+    train_command([f"resume={broken}"])
+    assert not list(broken.glob(".*.part"))
+    assert_same_end(tmp_path / "whole", broken)
+
+
+@pytest.mark.slow
+def test_damaged_checkpoints_are_passed_over_and_old_ones_pruned(
+    tmp_path: Path, photographs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["evaluation.every=0", "entropy.refit_every=0", "checkpoint_keep=2"]
+    train_command(arguments(tmp_path, photographs, "name=run", *options))
+    run = tmp_path / "run"
+    assert sorted(path.name for path in run.glob("*.pt")) == [
+        "best.pt",
+        "last.pt",
+        "step-000000000384.pt",
+    ]
+    content = bytearray((run / "last.pt").read_bytes())
+    good = load_checkpoint(run / "last.pt")
+    # One bit of the numbers, which torch itself reads without a complaint.
+    content[len(content) // 2] ^= 1
+    (run / "last.pt").write_bytes(content)
+    capsys.readouterr()
+    train_command([f"resume={run}"])
+    said = capsys.readouterr().err
+    assert "is damaged; trying the one before" in said
+    assert "at 384 decisions" in said
+    again = load_checkpoint(run / "last.pt")
+    assert_same(good.trajectory, again.trajectory)
+
+    for path in RunFolder(run).checkpoints:
+        path.write_bytes(b"nothing")
+    with pytest.raises(AmbiError, match=r"last\.pt cannot be read"):
+        train_command([f"resume={run}"])
+
+
+@pytest.mark.slow
+def test_interrupting_waits_for_the_update_and_saves_it(
+    tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = TrainingCallback._on_step
+
+    def interrupt(self: TrainingCallback) -> bool:
+        if self.num_timesteps == 160:
+            signal.raise_signal(signal.SIGINT)
+        return original(self)
+
+    monkeypatch.setattr(TrainingCallback, "_on_step", interrupt)
+    options = ["checkpoint_every=100000", "evaluation.every=0", "entropy.refit_every=0"]
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train_command(arguments(tmp_path, photographs, "name=run", *options))
+    assert signal.getsignal(signal.SIGINT) is before
+    assert load_checkpoint(tmp_path / "run" / "last.pt").progress.steps == 256
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.parametrize("what", ["reward", "observation", "weights"])
+def test_numbers_that_are_not_finite_stop_the_run(
+    what: str, tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = BlockCodingVectorEnv.step
+    steps = 0
+
+    def step(self: BlockCodingVectorEnv, actions: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        observations, rewards, *rest = original(self, actions)
+        # After 30 steps that show what observations are like: in the third rollout, 5 steps in.
+        if steps == 67 and what == "reward":
+            rewards[3] = np.nan
+        if steps == 67 and what == "observation":
+            observations[2, 1] = np.inf
+        if steps == 67 and what == "weights":
+            rewards[:] = 3e38
+        return observations, rewards, *rest
+
+    monkeypatch.setattr(BlockCodingVectorEnv, "step", step)
+    run = tmp_path / "run"
+    message = {
+        "reward": r"at 296 decisions: the reward of environment 3 is nan.*last good checkpoint is",
+        "observation": r"at 296 decisions: the observation of environment 2 is inf",
+        "weights": r"at 384 decisions: (train/\w*loss is|the weights)",
+    }
+    options = ["evaluation.every=0", "entropy.refit_every=0"]
+    with pytest.raises(NotFiniteError, match=message[what]) as caught:
+        train_command(arguments(tmp_path, photographs, "name=run", *options))
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 8
+    assert load_checkpoint(run / "last.pt").progress.steps == 256
+    (saved,) = run.glob("not-finite-*.npz")
+    with np.load(saved) as batch:
+        if what == "weights":
+            assert batch["observations"].shape[:2] == batch["rewards"].shape == (16, 8)
+            assert batch["actions"].shape == (16, 8, 2)
+        else:
+            assert batch["observations"].shape[:2] == (4, 8)
+            bad = batch[f"step_{what}s"]
+            assert np.argwhere(~np.isfinite(bad))[0, 0] == (3 if what == "reward" else 2)
+        assert batch["step"] == (384 if what == "weights" else 296)
+
+
+def test_a_run_without_a_checkpoint_begins_anew(
+    tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ambi_rl.training.run import Run
+
+    def fail(self: Run) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "warm_start", fail)
+        with pytest.raises(KilledError):
+            train_command(arguments(tmp_path, photographs, "name=run"))
+    train_command([f"resume={tmp_path / 'run'}", "total_steps=0", "entropy.refit_every=0"])
+    assert load_checkpoint(tmp_path / "run" / "last.pt").progress.finished
+    (tmp_path / "run" / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match="holds no run to go on with"):
+        train_command([f"resume={tmp_path / 'run'}"])
+
+
+def random_actions(masks: np.ndarray, decisions: int, rng: np.random.Generator) -> np.ndarray:
+    scores = rng.random(masks.shape) * masks
+    scores[:, 0] = 2 * (rng.random(len(masks)) < 0.5) * masks[:, 0]
+    return np.stack([scores[:, :decisions].argmax(1), scores[:, decisions:].argmax(1)], axis=1)
+
+
+def test_environments_go_on_exactly_with_any_number_of_threads() -> None:
+    first = BlockCodingVectorEnv(6, patch_size=32, threads=1)
+    first.reset(seed=3)
+    rng = np.random.default_rng(0)
+    decisions = first.episodes.num_decisions
+    for _ in range(30):
+        first.step(random_actions(first.action_masks(), decisions, rng))
+    # Some episodes began with this entropy model, the others begin with the next.
+    other = default_bundle()
+    first.set_bundle(type(other)(other.manifest, untrained(), other.policy, other.restoration))
+    for _ in range(8):
+        first.step(random_actions(first.action_masks(), decisions, rng))
+    state = first.state()
+    distinct = state["episodes"]["process"]["probs_began"]
+    assert len(distinct) == 2
+
+    second = BlockCodingVectorEnv(6, patch_size=32, threads=2)
+    second.set_bundle(first.episodes.process.bundle)
+    observations = second.restore(state)
+    np.testing.assert_array_equal(observations, first.episodes.observations)
+    np.testing.assert_array_equal(second.action_masks(), first.action_masks())
+    for _ in range(60):
+        actions = random_actions(first.action_masks(), decisions, rng)
+        for one, same in zip(first.step(actions)[:3], second.step(actions)[:3], strict=True):
+            np.testing.assert_array_equal(one, same)
+    assert_same(first.state(), second.state())
+
+
+def test_states_of_other_environments_are_refused() -> None:
+    batch = BlockCodingBatch(2, 32, 32, default_bundle(), threads=1)
+    state = batch.state()
+    with pytest.raises(UsageError, match="another number or size"):
+        BlockCodingBatch(3, 32, 32, default_bundle(), threads=1).restore(state)
+    with pytest.raises(UsageError, match="another number or size"):
+        BlockCodingBatch(2, 32, 36, default_bundle(), threads=1).restore(state)
+    with pytest.raises(UsageError, match="another version"):
+        batch.restore({name: value for name, value in state.items() if name != "outlook"})

@@ -364,71 +364,71 @@ class BlockCodingBatch:
         Of the adapting counters and mixers (0.7 MB a process) only what differs from where the process began
         is kept, with the few arrays that any of them began with.
         """
-        picture = self._picture
-        arrays = {
-            name: getattr(picture, name).copy() for name in picture._fields if name != "state"
-        }
-        for name in picture.state.dtype.names:
-            if name not in _ADAPTING:
-                arrays[name] = np.array(picture.state[name])
+        arrays = {name: np.array(memory) for name, memory in self._memory().items()}
         for kind, name in enumerate(_ADAPTING):
             arrays |= self._differences(name, [pair[kind] for pair in self._began])
-        return arrays | {"done": self.done.copy(), "new": np.array(self._new, np.int64)}
-
-    def _differences(
-        self, name: str, began: Sequence[npt.NDArray[Any]]
-    ) -> dict[str, npt.NDArray[Any]]:
-        distinct = list({id(array): array for array in began}.values())
-        places = {id(array): number for number, array in enumerate(distinct)}
-        values = self._picture.state[name]
-        changed = [np.flatnonzero(values[b] != began[b]).astype(np.int32) for b in range(self.batch)]
-        return {
-            f"{name}_began": np.stack(distinct),
-            f"{name}_which": np.array([places[id(array)] for array in began], np.int64),
-            f"{name}_counts": np.array([len(where) for where in changed], np.int64),
-            f"{name}_where": np.concatenate(changed),
-            f"{name}_values": np.concatenate([values[b][changed[b]] for b in range(self.batch)]),
-        }
+        return arrays | {"new": np.array(self._new, np.int64)}
 
     def restore(self, state: dict[str, npt.NDArray[Any]]) -> None:
         """Go on from what `state` returned, with the bundle in use that was in use then.
 
         Raises:
-            UsageError: It is the state of a batch of another size, or of another version's memory.
+            UsageError: It is the state of a batch of another size, or of another version; nothing is changed.
         """
-        picture = self._picture
-        targets = {name: getattr(picture, name) for name in picture._fields if name != "state"}
-        names = [name for name in picture.state.dtype.names if name not in _ADAPTING]
-        targets |= {name: picture.state[name] for name in names}
-        parts = ("began", "which", "counts", "where", "values")
-        needed = {f"{name}_{part}" for name in _ADAPTING for part in parts} | {"done", "new"}
-        fits = set(state) == needed | set(targets) and all(
-            state[name].shape == target.shape and state[name].dtype == target.dtype
-            for name, target in targets.items()
-        )
-        sizes = [state[f"{n}_began"].shape[1:] == picture.state[n].shape[1:] for n in _ADAPTING if fits]
-        if not fits or not all(sizes):
-            raise UsageError("the state is of another number or size of patches, or another version")
-        for name, target in targets.items():
-            target[...] = state[name]
-        pairs = list(zip(*(self._rebuild(name, state) for name in _ADAPTING), strict=True))
-        self._began = pairs
-        self.done[:] = state["done"]
+        memory = self._memory()
+        expected = {name: (array.shape, array.dtype) for name, array in memory.items()}
+        found = {name: (state[name].shape, state[name].dtype) for name in memory if name in state}
+        sizes = [
+            state[f"{name}_began"].shape[1:] == self._adapting(name).shape[1:]
+            for name in _ADAPTING
+            if f"{name}_began" in state
+        ]
+        if found != expected or sizes != [True] * len(_ADAPTING):
+            raise UsageError("they are of another number or size of patches, or of another version")
+        for name, array in memory.items():
+            array[...] = state[name]
+        self._began = list(zip(*(self._rebuild(name, state) for name in _ADAPTING), strict=True))
         self._new = state["new"].tolist()
 
-    def _rebuild(
-        self, name: str, state: dict[str, npt.NDArray[Any]]
-    ) -> list[npt.NDArray[Any]]:
-        """Set an adapting part; what each process began with."""
+    def _adapting(self, name: str) -> npt.NDArray[Any]:
+        """An adapting part of every process, [B, ...]."""
+        records: Any = self._picture.state
+        return np.asarray(records[name])
+
+    def _memory(self) -> dict[str, npt.NDArray[Any]]:
+        """Everything else that a process holds, by name, [B, ...]."""
+        records: Any = self._picture.state
+        memory = {"done": self.done}
+        memory |= {k: v for k, v in self._picture._asdict().items() if k != "state"}
+        return memory | {k: records[k] for k in records.dtype.names if k not in _ADAPTING}
+
+    def _differences(
+        self, name: str, began: Sequence[npt.NDArray[Any]]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """An adapting part as its differences from what each process began with."""
+        distinct = list({id(array): array for array in began}.values())
+        places = {id(array): number for number, array in enumerate(distinct)}
+        pairs = list(zip(self._adapting(name), began, strict=True))
+        changed = [np.flatnonzero(now != first).astype(np.int32) for now, first in pairs]
+        values = [now[where] for (now, _), where in zip(pairs, changed, strict=True)]
+        return {
+            f"{name}_began": np.stack(distinct),
+            f"{name}_which": np.array([places[id(array)] for array in began], np.int64),
+            f"{name}_counts": np.array([len(where) for where in changed], np.int64),
+            f"{name}_where": np.concatenate(changed),
+            f"{name}_values": np.concatenate(values),
+        }
+
+    def _rebuild(self, name: str, state: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """Set an adapting part from `_differences`; returns what each process began with."""
         distinct = list(np.ascontiguousarray(state[f"{name}_began"]))
         began = [distinct[number] for number in state[f"{name}_which"]]
-        ends = np.cumsum(state[f"{name}_counts"])
-        values = self._picture.state[name]
-        for b, (end, count) in enumerate(zip(ends, state[f"{name}_counts"], strict=True)):
-            values[b] = began[b]
-            values[b][state[f"{name}_where"][end - count : end]] = state[f"{name}_values"][
-                end - count : end
-            ]
+        ends = np.cumsum(state[f"{name}_counts"])[:-1]
+        where = np.split(state[f"{name}_where"], ends)
+        values = np.split(state[f"{name}_values"], ends)
+        for b, now in enumerate(self._adapting(name)):
+            now[...] = began[b]
+            now[where[b]] = values[b]
         return began
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ class FiniteGuard:
         self._rollout: dict[str, Array] = {}
 
     def keep(self, agent: Any) -> None:
-        """Remember the rollout that is about to be learned from, which its buffer forgets after the update."""
+        """Remember the rollout that is about to be learned from, which its buffer soon forgets."""
         self._rollout = _batch(agent.rollout_buffer, agent.rollout_buffer.buffer_size)
 
     def check_step(self, agent: Any, seen: dict[str, Any]) -> None:
@@ -85,7 +85,11 @@ class FiniteGuard:
         stream = io.BytesIO()
         np.savez_compressed(stream, step=np.int64(steps), **batch)
         write_file(path, stream.getvalue())
-        kept = f"the last good checkpoint is {self._last}" if self._last.exists() else "no checkpoint yet"
+        kept = (
+            f"the last good checkpoint is {self._last}"
+            if self._last.exists()
+            else "no checkpoint yet"
+        )
         raise NotFiniteError(
             f"training stopped at {steps:,} decisions: {what}; {advice}. The batch is in {path}; {kept}"
         )

@@ -112,7 +112,9 @@ class Run:
                 failure = failure or error
             else:
                 if failure is not None:
-                    self.display.line(f"going on from {path}, at {found.progress.steps:,} decisions")
+                    self.display.line(
+                        f"going on from {path}, at {found.progress.steps:,} decisions"
+                    )
                     # It must not be kept as an older one when the next is saved.
                     self.folder.last.unlink(missing_ok=True)
                 return found
