@@ -15,7 +15,7 @@ from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.color import planes_to_rgb
 from ambi_rl.codec.process import BlockCodingBatch
 from ambi_rl.codec.warmup import announce, ensure_compiled
-from ambi_rl.data import PhotographSource, list_photographs, split_held_out
+from ambi_rl.data import PatchSource, PhotographSource, list_photographs, split_held_out
 from ambi_rl.data.source import Patch
 from ambi_rl.errors import ConfigError, UsageError
 from ambi_rl.metrics.fidelity import PEAK
@@ -100,7 +100,7 @@ class Episodes:
     def __init__(
         self,
         batch: int,
-        source: PhotographSource,
+        source: PatchSource,
         bundle: Bundle,
         weights: Mapping[str, float] | None = None,
         *,
@@ -248,6 +248,7 @@ class Episodes:
     def close(self) -> None:
         """Stop the threads."""
         self.process.close()
+        self.source.close()
 
     def _patch(self, index: int) -> Patch:
         patch = self.patches[index]

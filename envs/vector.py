@@ -14,6 +14,7 @@ from gymnasium.vector.utils import batch_space
 
 from ambi_rl.codec.api import resolve_bundle
 from ambi_rl.codec.bundle import Bundle
+from ambi_rl.data import PatchSource
 from ambi_rl.envs.episodes import Episodes, Split, make_source
 from ambi_rl.envs.render import render_episode
 from ambi_rl.errors import ConfigError
@@ -40,6 +41,7 @@ class BlockCodingVectorEnv(
         texture: How much textured places are preferred.
         weights: Reward weights by term.
         bundle: Codec bundle or its path.
+        source: As for `BlockCodingEnv`; what a stream gives an environment depends on the others.
         render_mode: "rgb_array" draws every environment.
 
     `infos` of a step: arrays [B] bits, sse, and the terms rate and sse of the reward under `terms`.
@@ -67,13 +69,14 @@ class BlockCodingVectorEnv(
         texture: float = 0.5,
         weights: Mapping[str, float] | None = None,
         bundle: Bundle | str | Path | None = None,
+        source: PatchSource | None = None,
         render_mode: Literal["rgb_array"] | None = None,
     ) -> None:
         if num_envs < 1:
             raise ConfigError(f"num_envs is {num_envs}; give 1 or more")
         if render_mode not in (None, "rgb_array"):
             raise ConfigError(f"render_mode is {render_mode!r}; it can be 'rgb_array' or None")
-        source = make_source(
+        source = source or make_source(
             photographs,
             split=split,
             held_out_every=held_out_every,
@@ -178,8 +181,9 @@ class BlockCodingVectorEnv(
         self.episodes.set_bundle(bundle)
 
     def state(self) -> dict[str, Any]:
-        """Running episodes and generators, to go on from exactly: arrays, numbers and strings."""
+        """Running episodes, generators and the data's position: arrays, numbers and strings."""
         return {
+            "source": self.episodes.source.state(),
             "episodes": self.episodes.state(),
             "generators": [generator.bit_generator.state for generator in self._generators],
         }
@@ -191,8 +195,10 @@ class BlockCodingVectorEnv(
             The observation of every current node, float32 [B, F].
 
         Raises:
-            UsageError: It is the state of another number or size of patches, or of another version.
+            UsageError: It is the state of another number or size of patches, of other data, or of another
+                version.
         """
+        self.episodes.source.restore(state["source"])
         self.episodes.restore(state["episodes"])
         for generator, known in zip(self._generators, state["generators"], strict=True):
             generator.bit_generator.state = known

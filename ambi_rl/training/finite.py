@@ -83,7 +83,8 @@ class FiniteGuard:
         steps = int(agent.num_timesteps)
         path = self._folder / f"not-finite-{steps}.npz"
         stream = io.BytesIO()
-        np.savez_compressed(stream, step=np.int64(steps), **batch)
+        arrays: dict[str, Any] = {"step": np.int64(steps), **batch}
+        np.savez_compressed(stream, **arrays)
         write_file(path, stream.getvalue())
         kept = (
             f"the last good checkpoint is {self._last}"

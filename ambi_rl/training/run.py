@@ -8,8 +8,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from contextlib import closing, contextmanager
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,15 @@ from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.entropy.fit import fit_entropy
 from ambi_rl.codec.strategists import by_name, for_effort
 from ambi_rl.codec.warmup import ensure_compiled
-from ambi_rl.data import PhotographSource, list_photographs, split_held_out
+from ambi_rl.data import DataSettings, Skipped, open_collection
+from ambi_rl.data.source import Patch
 from ambi_rl.envs import BlockCodingVectorEnv
 from ambi_rl.envs.sb3 import BlockCodingVecEnv
 from ambi_rl.errors import AmbiError, ConfigError, UsageError
 from ambi_rl.rewards import Reward
 from ambi_rl.training.callback import RECENT, Every, TrainingCallback, policy_picture
 from ambi_rl.training.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
-from ambi_rl.training.config import PPOConfig, TrainConfig
+from ambi_rl.training.config import DataConfig, PPOConfig, TrainConfig
 from ambi_rl.training.display import Display
 from ambi_rl.training.evaluation import HeldOut, measure_baselines
 from ambi_rl.training.finite import FiniteGuard
@@ -80,13 +81,14 @@ class Run:
         self._saved = self.progress.steps
         """Decisions at the newest checkpoint."""
         self._stopping = False
+        self._told = 0
+        """Photographs that cannot be used, of those that were named."""
         self._seconds_before = self.progress.seconds
         self.entropy = start.entropy if restored is None else restored.bundle.entropy
-        paths = list_photographs(config.data.folder)
-        self.train_paths, held = split_held_out(paths, config.data.held_out_every)
-        self.held_out = HeldOut(
-            held[: config.evaluation.images], config.evaluation.qualities, config.env.threads
-        )
+        self.collection = open_collection(_data_settings(config.data))
+        self.skipped_held_out = Skipped()
+        held = self.collection.held_out(config.evaluation.images, self.skipped_held_out)
+        self.held_out = HeldOut(held, config.evaluation.qualities, config.env.threads)
         self.env = BlockCodingVecEnv(self._environment(start))
         # Episodes that begin anew in a run that goes on must not repeat those of its beginning.
         self.env.seed(config.seed * 1_000_003 + self.progress.steps)
@@ -152,15 +154,13 @@ class Run:
         self._begin_episodes()
 
     def _environment(self, bundle: Bundle) -> BlockCodingVectorEnv:
-        env, data = self.config.env, self.config.data
+        env = self.config.env
         return BlockCodingVectorEnv(
             env.num_envs,
             threads=env.threads,
-            photographs=data.folder,
-            held_out_every=data.held_out_every,
-            patch_size=env.patch_size,
-            qualities=(data.min_quality, data.max_quality),
-            texture=data.texture,
+            source=self.collection.source(
+                env.patch_size, texture=self.config.data.texture, seed=self.config.seed
+            ),
             weights=self.config.weights,
             bundle=bundle,
         )
@@ -219,7 +219,7 @@ class Run:
         latest = self.progress.evaluations[-1] if self.progress.evaluations else {}
         manifest = self.start_bundle.manifest | {
             "training": {"ambi_rl": __version__, "steps": self.progress.steps, "config": config},
-            "data": [path.name for path in self.train_paths],
+            "data": self.collection.names(),
             # JSON has no nan: a curve may not overlap at first.
             "metrics": {k: v for k, v in latest.items() if math.isfinite(v)},
             "policy": {
@@ -294,9 +294,7 @@ class Run:
     def refit(self, steps: int) -> None:
         """Fit the entropy model to what the policy does now; later episodes and exports use it."""
         config = self.config
-        source = self._refit_source()
-        rng = np.random.default_rng(config.seed + steps)
-        patches = [source.sample(rng) for _ in range(config.entropy.patches)]
+        patches = self._refit_patches(config.seed + steps)
         # Only the policy of this bundle matters, and the starting model, so that refits do not drift.
         bundle = replace(self.bundle(), entropy=dict(self.start_bundle.entropy))
         with self.display.phase("refitting the entropy model") as report:
@@ -309,17 +307,36 @@ class Run:
         self.progress.refits += 1
         self.env.set_bundle(self.bundle())
 
-    def _refit_source(self) -> PhotographSource:
-        qualities = (self.config.data.min_quality, self.config.data.max_quality)
-        try:
-            return PhotographSource(self.train_paths, _ENTROPY_PATCH, qualities, texture=0.0)
-        except ConfigError:
-            # Photographs smaller than that: what an episode shows will do.
-            size = self.config.env.patch_size
-            return PhotographSource(self.train_paths, size, qualities, texture=0.0)
+    def _refit_patches(self, seed: int) -> list[Patch]:
+        for size in (_ENTROPY_PATCH, self.config.env.patch_size):
+            rng = np.random.default_rng(seed)
+            try:
+                # Few of each photograph, for there are not many in all.
+                source = self.collection.source(size, texture=0.0, seed=seed, patches_per_picture=2)
+                with closing(source):
+                    return [source.sample(rng) for _ in range(self.config.entropy.patches)]
+            except ConfigError:
+                # Photographs smaller than that: what an episode shows will do.
+                if size == self.config.env.patch_size:
+                    raise
+        raise AssertionError("the last size returns or raises")
+
+    def _tell_skipped(self) -> None:
+        """Name what the data has that cannot be used, if there is more of it than was said."""
+        source = self.env.vector.episodes.source
+        count = source.skipped.count + self.skipped_held_out.count
+        if count > self._told:
+            self._told = count
+            for side, skipped in (
+                ("training", source.skipped),
+                ("held-out", self.skipped_held_out),
+            ):
+                if skipped.count:
+                    self.display.line(f"{side}: {skipped}")
 
     def evaluate(self, steps: int) -> None:
         """Measure on held-out photographs, log, draw, and keep the policy if it is the best."""
+        self._tell_skipped()
         config = self.config
         bundle = self.bundle()
         with self.display.phase("evaluating") as report:
@@ -443,9 +460,22 @@ class Run:
             "metric": self.config.metric,
             "refits": self.progress.refits,
             "imitation": self.progress.imitation,
+            "skipped": {
+                "training": self.env.vector.episodes.source.skipped.facts(),
+                "held_out": self.skipped_held_out.facts(),
+            },
         }
         write_json(self.folder.metrics, metrics)
         return metrics
+
+
+def _data_settings(data: DataConfig) -> DataSettings:
+    same = {
+        item.name: getattr(data, item.name)
+        for item in fields(DataSettings)
+        if item.name != "qualities"
+    }
+    return DataSettings(**same, qualities=(data.min_quality, data.max_quality))
 
 
 def train(
