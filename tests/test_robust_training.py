@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,38 @@ def test_an_interruption_makes_no_difference(
     assert (stopped.steps, stopped.refits) == (256, 1)
     train_command([f"resume={tmp_path / 'broken'}"])
     assert_same_end(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.mark.slow
+def test_a_stream_goes_on_where_it_was(
+    tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, place in enumerate(sorted(photographs.glob("*.png")) * 2):
+        with tarfile.open(tmp_path / f"train-{number % 3}.tar", "a") as archive:
+            archive.add(place, f"{number}-{place.name}")
+    with tarfile.open(tmp_path / "train-3.tar", "w") as archive:
+        (tmp_path / "damaged.png").write_bytes(b"no picture")
+        archive.add(tmp_path / "damaged.png", "damaged.png")
+    options = ["data=shards", f"data.shards={tmp_path}", "data.folder=null", "data.shuffle=4"]
+    options += ["data.patches_per_picture=3", "data.held_out_every=3", "evaluation.every=0"]
+    train_command(arguments(tmp_path, photographs, "name=whole", *options, "data.workers=1"))
+    with monkeypatch.context() as patched:
+        crash_at(300, patched)
+        with pytest.raises(KilledError):
+            train_command(arguments(tmp_path, photographs, "name=broken", *options))
+    train_command([f"resume={tmp_path / 'broken'}", "data.workers=2"])
+    skipped = json.loads((tmp_path / "whole" / "metrics.json").read_text())["skipped"]
+    assert skipped["training"]["count"] + skipped["held_out"]["count"] == 1
+    ((name, reason),) = skipped["training"]["named"] or skipped["held_out"]["named"]
+    assert name == "train-3.tar/damaged.png"
+    assert "not a picture" in reason
+    # The passes that were decoded ahead differ with the number of workers; what was drawn does not.
+    one, other = (load_checkpoint(tmp_path / run / "last.pt") for run in ("whole", "broken"))
+    assert_same(one.policy, other.policy)
+    assert one.trajectory is not None
+    assert other.trajectory is not None
+    environments = [found.trajectory["environment"] for found in (one, other)]
+    assert_same(environments[0]["episodes"], environments[1]["episodes"])
 
 
 @pytest.mark.slow
