@@ -25,7 +25,7 @@ from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.frame import Decision, encode_frame
 from ambi_rl.codec.process import BlockCodingBatch
 from ambi_rl.codec.strategists import Strategist
-from ambi_rl.data import PhotographSource
+from ambi_rl.data import PatchSource
 from ambi_rl.data.source import Patch
 from ambi_rl.rewards import Reward
 
@@ -169,7 +169,7 @@ def _replay(
 
 
 def collect_demonstrations(
-    source: PhotographSource,
+    source: PatchSource,
     bundle: Bundle,
     teacher: Strategist,
     reward: Reward,
@@ -233,7 +233,7 @@ def collect_demonstrations(
 
 def collect_visited(
     policy: Any,
-    source: PhotographSource,
+    source: PatchSource,
     bundle: Bundle,
     teacher: Strategist,
     reward: Reward,

@@ -25,6 +25,7 @@ EXIT_CODES = """Exit codes:
   5    the file or bundle is of a newer format version
   6    the file's bundle is not at hand
   7    the bundle cannot be used
+  8    training met a number that is not finite
   70   a mistake in ambi-rl itself
   130  interrupted
 

@@ -239,10 +239,10 @@ def export_command(run: Path, target: Path) -> None:
     folder = RunFolder(run)
     if not run.is_dir():
         raise UsageError(f"{run} is not the folder of a run; train first: ambi train")
-    source = folder.best if folder.best.is_file() else folder.last
-    if not source.is_file():
+    sources = [folder.best] if folder.best.is_file() else folder.checkpoints
+    if not sources:
         raise UsageError(f"{run} has no checkpoint yet; let `ambi train` run for longer")
-    checkpoint = load_checkpoint(source)
+    checkpoint = load_checkpoint(sources[0])
     save_bundle(checkpoint.bundle, target)
     metrics = checkpoint.bundle.manifest["metrics"]
     gain = metrics.get("bd_rate_vs_fixed")

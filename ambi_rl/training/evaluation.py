@@ -20,8 +20,8 @@ from ambi_rl.codec.color import planes_to_rgb, rgb_to_planes
 from ambi_rl.codec.frame import EncodedFrame, encode_frame
 from ambi_rl.codec.quality import step_from_quality
 from ambi_rl.codec.strategists import Strategist, by_name, for_search
-from ambi_rl.data import read_photograph
-from ambi_rl.errors import ConfigError, UsageError
+from ambi_rl.data import Photograph
+from ambi_rl.errors import UsageError
 from ambi_rl.metrics import bd_rate, ms_ssim, psnr, ssim
 from ambi_rl.training.run_folder import write_json
 
@@ -85,27 +85,24 @@ class HeldOut:
     """The photographs that nothing is trained on.
 
     Args:
-        paths: The photographs.
+        photographs: They; of large ones a part is taken.
         qualities: Points of the curves.
         threads: Encoders that run side by side; one for each core if None.
-
-    Raises:
-        ConfigError: A photograph cannot be read or is too small.
     """
 
     def __init__(
-        self, paths: Sequence[Path], qualities: Sequence[float], threads: int | None = None
+        self,
+        photographs: Sequence[Photograph],
+        qualities: Sequence[float],
+        threads: int | None = None,
     ) -> None:
         self.qualities = sorted(qualities)
-        self.names = [path.name for path in paths]
-        self.pictures = [self._crop(path) for path in paths]
+        self.names = [photograph.name for photograph in photographs]
+        self.pictures = [self._crop(photograph.rgb) for photograph in photographs]
         self._threads = threads or os.cpu_count() or 1
 
     @staticmethod
-    def _crop(path: Path) -> Pixels:
-        rgb = read_photograph(path)
-        if min(rgb.shape[:2]) < 16:
-            raise ConfigError(f"photograph {path} has less than 16 pixels a side; leave it out")
+    def _crop(rgb: Pixels) -> Pixels:
         side = math.isqrt(MAX_PIXELS)
         if rgb.shape[0] * rgb.shape[1] <= MAX_PIXELS:
             return rgb

@@ -84,7 +84,9 @@ class RunFolder:
         evaluations.json   what every evaluation on held-out photographs found, with its curve
         metrics.json       how it went, written at the end
         status.json        whether it runs, and how it ended
-        last.pt, best.pt   checkpoints
+        last.pt, best.pt   checkpoints: the newest, and the best on held-out photographs
+        step-*.pt          older checkpoints, to go on from if the newest is damaged
+        not-finite-*.npz   what was met when training stopped at a number that is not finite
         tensorboard/       curves and pictures
 
     Args:
@@ -109,6 +111,24 @@ class RunFolder:
         kept = (self.last, self.best, self.metrics)
         return self.config.exists() and not any(path.exists() for path in kept)
 
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Checkpoints that the run can go on from, newest first."""
+        older = sorted(self.path.glob("step-*.pt"), reverse=True)
+        return [self.last, *older] if self.last.is_file() else older
+
+    def make_room(self, steps: int, keep: int) -> None:
+        """Put the newest checkpoint among the older ones, before another takes its place.
+
+        Args:
+            steps: What it was saved at.
+            keep: Checkpoints that may remain, the one that is to come included.
+        """
+        if self.last.is_file() and keep > 1:
+            self.last.replace(self.path / f"step-{steps:012d}.pt")
+        for path in sorted(self.path.glob("step-*.pt"), reverse=True)[max(keep - 1, 0) :]:
+            path.unlink()
+
     def prepare(self, config: TrainConfig, overrides: Sequence[str], *, resume: bool) -> None:
         """Make the folder, or check that there is a run to go on with, and note how it was started.
 
@@ -124,15 +144,13 @@ class RunFolder:
                     f"runs in it: resume={self.path}/NUMBER"
                 )
         if resume:
-            if not self.last.is_file() and self.best.is_file():
-                # Killed after its first evaluation and before its first checkpoint.
-                write_file(self.last, self.best.read_bytes())
-            if not self.last.is_file():
-                raise ConfigError(
-                    f"there is no checkpoint {self.last}; leave out resume, or check name"
-                )
+            if not self.config.is_file():
+                raise ConfigError(f"{self.path} holds no run to go on with; check name")
+            # What a killed process was writing; nothing reads it.
+            for path in self.path.glob(".*.part"):
+                path.unlink()
         elif self.config.exists() and not self.never_began():
-            how = f"go on with it: resume={self.path}" if self.last.exists() else "remove it"
+            how = f"go on with it: resume={self.path}"
             raise ConfigError(f"{self.path} holds a run already; give another name=…, or {how}")
         self.path.mkdir(parents=True, exist_ok=True)
         write_file(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
