@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -14,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from ambi_rl.cli.train import train_command
+from ambi_rl.cli.train import check_overrides, train_command
 from ambi_rl.errors import ConfigError, UsageError
 from ambi_rl.sweeps import sweep
+from ambi_rl.sweeps.space import load_study, study_file
 from ambi_rl.sweeps.sweep import SweepError
 from ambi_rl.training import status as status_module
 from ambi_rl.training.callback import TrainingCallback
@@ -198,6 +201,8 @@ def test_mistakes_of_sweeps_are_one_line(tiny: list[str], tmp_path: Path) -> Non
         with pytest.raises((ConfigError, UsageError), match=message) as caught:
             train_command(["-m", *tiny, "name=sweep", "seed=1,2", override])
         assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="do not go with -m"):
+        train_command(["-m", "--config-dir", str(tmp_path), *tiny, "name=sweep", "seed=1,2"])
     with pytest.raises(ConfigError, match="not the folder of a sweep"):
         train_command(["-m", "name=sweep", f"runs={tmp_path}", "resume=true"])
     assert not (tmp_path / "sweep").exists()
@@ -212,6 +217,30 @@ def test_runs_and_sweeps_do_not_share_folders(tiny: list[str], tmp_path: Path) -
     (tmp_path / "sweep" / "sweep.json").write_text("{}")
     with pytest.raises(ConfigError, match="folder of a sweep or study"):
         train_command([*tiny, "name=sweep"])
+
+
+def test_documented_commands_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "sweeps.md").read_text()
+    blocks = "".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    commands = [shlex.split(line, comments=True) for line in blocks.splitlines()]
+    trains = [words[2:] for words in commands if words[:2] == ["ambi", "train"]]
+    studies = [words[2:] for words in commands if words[:2] == ["ambi", "study"]]
+    assert (len(trains), len(studies)) == (6, 3)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_bytes(study_file("default").read_bytes())
+    for words in trains:
+        overrides = [word for word in words if word != "-m"]
+        # What to go on with exists only on the reader's machine.
+        if not any(word.startswith("resume=") for word in words):
+            sweep.check_launcher(overrides)
+            check_overrides(overrides, multirun="-m" in words)
+    for words in studies:
+        file = study_file("mine.yaml" if "mine.yaml" in words else "default")
+        given = [word for word in words if "=" in word]
+        changes = [w.removeprefix("study.") for w in given if w.startswith("study.")]
+        own = [w for w in given if not w.startswith(("study.", "name="))]
+        study = load_study(file, changes, own)
+        check_overrides([*study.overrides, "name=check"], multirun=True)
 
 
 def test_combinations_name_what_is_swept() -> None:

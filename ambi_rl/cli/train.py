@@ -179,6 +179,8 @@ def train_command(arguments: list[str]) -> None:
         if multirun:
             from ambi_rl.sweeps.sweep import check_launcher, run_sweep
 
+            if flags.config_dir or flags.config_path or flags.config_name:
+                raise UsageError("--config-dir, --config-path and --config-name do not go with -m")
             check_launcher(resumed)
         check_overrides(resumed, multirun=multirun)
         overrides = resumed
