@@ -16,7 +16,7 @@ from ambi_rl.errors import UsageError
 from ambi_rl.training.run_folder import STUDY_FILE, SWEEP_FILE
 from ambi_rl.training.status import State, Status, read_status
 
-WHERE_KEYS = ("name", "runs", "resume", "env.threads")
+WHERE_KEYS = ("name", "runs", "resume", "env.threads", "data.workers")
 """Keys that say where and how a run is computed, not what; all others make it another run."""
 OBJECTIVE = "bd_rate_vs_fixed"
 

@@ -47,6 +47,7 @@ from ambi_rl.training.status import (
     Pruned,
     State,
     Status,
+    has_checkpoint,
     one_line,
     read_status,
     write_status,
@@ -312,7 +313,7 @@ class Worker:
         config = self._compose(overrides)
         if self._threads is not None and config.env.threads is None:
             config.env.threads = self._threads
-        if any((folder / name).is_file() for name in ("last.pt", "best.pt")):
+        if has_checkpoint(folder):
             config = replace(config, resume="true")
         metrics = train(
             config,

@@ -23,7 +23,7 @@ from ambi_rl.errors import AmbiError, ConfigError, UsageError
 from ambi_rl.sweeps.records import differences, read_json, read_run
 from ambi_rl.sweeps.watch import Watcher, outcome
 from ambi_rl.training.run_folder import SWEEP_FILE, write_json
-from ambi_rl.training.status import LOST_SECONDS, State, read_status
+from ambi_rl.training.status import LOST_SECONDS, State, has_checkpoint, read_status
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -87,8 +87,7 @@ def action_for(folder: Path, config: TrainConfig) -> Action:
         return Action.BUSY
     if status.state in (State.FINISHED, State.PRUNED):
         return Action.SKIP
-    kept = any((folder / name).is_file() for name in ("last.pt", "best.pt"))
-    return Action.RESUME if kept else Action.START
+    return Action.RESUME if has_checkpoint(folder) else Action.START
 
 
 def wait_until_idle(folder: Path) -> None:

@@ -108,7 +108,7 @@ class RunFolder:
 
     def never_began(self) -> bool:
         """Whether a run ended before it had anything to keep, so that nothing is lost by a new start."""
-        kept = (self.last, self.best, self.metrics)
+        kept = (*self.checkpoints, self.best, self.metrics)
         return self.config.exists() and not any(path.exists() for path in kept)
 
     @property

@@ -115,10 +115,15 @@ def read_status(folder: Path) -> Status | None:
     return status
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether the run of a folder saved a checkpoint to go on from."""
+    return (folder / "last.pt").is_file() or any(folder.glob("step-*.pt"))
+
+
 def _guess(folder: Path) -> Status | None:
     if (folder / "metrics.json").is_file():
         return Status(State.FINISHED)
-    if (folder / "last.pt").is_file():
+    if has_checkpoint(folder):
         return Status(State.INTERRUPTED)
     return Status(State.KILLED) if (folder / "config.yaml").is_file() else None
 
