@@ -153,10 +153,9 @@ def test_a_stream_goes_on_where_it_was(
     # The passes that were decoded ahead differ with the number of workers; what was drawn does not.
     one, other = (load_checkpoint(tmp_path / run / "last.pt") for run in ("whole", "broken"))
     assert_same(one.policy, other.policy)
-    assert one.trajectory is not None
-    assert other.trajectory is not None
-    environments = [found.trajectory["environment"] for found in (one, other)]
-    assert_same(environments[0]["episodes"], environments[1]["episodes"])
+    trajectories = [found.trajectory or {} for found in (one, other)]
+    episodes = [found["environment"]["episodes"] for found in trajectories]
+    assert_same(episodes[0], episodes[1])
 
 
 @pytest.mark.slow

@@ -224,7 +224,8 @@ def test_data_without_a_usable_photograph_is_one_clear_error(tmp_path: Path) -> 
 @pytest.mark.parametrize("kind", ["shards", "folder", "list_file"])
 def test_held_out_photographs_are_never_drawn(kind: str, shards: Path, folder: Path) -> None:
     where = {"shards": shards, "folder": folder, "list_file": folder / "list.txt"}[kind]
-    settings = DataSettings(**{kind: str(where)}, access="stream", held_out_every=5, shuffle=10)
+    place: dict[str, Any] = {kind: str(where)}
+    settings = DataSettings(**place, access="stream", held_out_every=5, shuffle=10)
     collection = open_collection(settings)
     held = {found.name for found in collection.held_out(COUNT, Skipped())}
     # On the same side however they are packed.
@@ -240,15 +241,17 @@ def test_held_out_photographs_are_never_drawn(kind: str, shards: Path, folder: P
 def test_access_depends_on_how_many_there_are(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {kind: DataSettings(**{kind: str(folder / end)}) for kind, end in
-                (("folder", ""), ("list_file", "list.txt"))}  # fmt: skip
-    for given in settings.values():
+    settings = [
+        DataSettings(folder=str(folder)),
+        DataSettings(list_file=str(folder / "list.txt")),
+    ]
+    for given in settings:
         found = open_collection(given)
         assert isinstance(found, RandomCollection)
         assert sorted(found.names())[0] == "p000.png"
         assert len(found.train) == 36
     monkeypatch.setattr(collection_module, "RANDOM_LIMIT", COUNT - 1)
-    for given in settings.values():
+    for given in settings:
         found = open_collection(given)
         assert found.title == "40 photographs, streamed"
         (name,) = found.names()
