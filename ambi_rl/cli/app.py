@@ -43,6 +43,7 @@ class StrategistName(enum.StrEnum):
     SEARCH = "search"
     POLICY = "policy"
     GUIDED = "guided"
+    LOOKAHEAD = "lookahead"
 
 
 BundleOption = Annotated[
