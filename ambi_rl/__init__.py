@@ -42,7 +42,7 @@ def encode(
         effort: 0 (the policy alone) to 9 (search over everything).
         bundle: The codec bundle, or its path; the one that comes with the package if None.
         strategist: Who decides, instead of the one that `effort` stands for: "fixed", "search", "policy",
-            "guided", or a `Strategist`.
+            "guided", "lookahead" (effort 9 and then hill climbing), or a `Strategist`.
         strip: Leave out ICC profile, EXIF and XMP (the orientation is kept).
         target_size: Instead of a quality, how many bytes the whole file may have, metadata and alpha too.
         target_bpp: Likewise as 8 times its bytes divided by the picture's pixels.

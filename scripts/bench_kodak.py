@@ -28,7 +28,9 @@ def main(
     ] = None,
     strategist: Annotated[
         list[str] | None,
-        typer.Option("--strategist", "-s", help="fixed, search, policy, guided; may be repeated."),
+        typer.Option(
+            "--strategist", "-s", help="fixed, search, policy, guided, lookahead; may be repeated."
+        ),
     ] = None,
     bundle: Annotated[
         Path | None, typer.Option("--bundle", "-b", help="Bundle; the package's own by default.")

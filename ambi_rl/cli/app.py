@@ -45,6 +45,7 @@ class StrategistName(enum.StrEnum):
     SEARCH = "search"
     POLICY = "policy"
     GUIDED = "guided"
+    LOOKAHEAD = "lookahead"
 
 
 class MetricName(enum.StrEnum):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +25,13 @@ from ambi_rl.codec.kernel.state import (
     MODE,
     OFFSET,
     SIZE,
+    STATE,
     STRATEGY,
     TRANSFORM,
     Picture,
+    State,
     allocate_picture,
+    records,
 )
 from ambi_rl.codec.strategists import Strategist
 from ambi_rl.codec.strategists.lookahead import look_ahead
@@ -121,7 +125,10 @@ def run_encoder(
     plan, work = strategist.plan(context.dc), context.work()
     if strategist.needs_policy:
         look_ahead(picture, work, context.constants)
-    return float(encode_picture(picture, work, context.constants, context.network, plan))
+    # Decisions alone depend on λ, not the format: a strategist may weigh bits otherwise than the bundle.
+    context.constants.lambda_scale[0] *= strategist.lambda_factor
+    spares = cast(Sequence[State], records(STATE, 2 if strategist.refines else 0))
+    return float(encode_picture(picture, spares, work, context.constants, context.network, plan))
 
 
 def _check_importance(importance: Importance, padded: Planes) -> None:

@@ -32,7 +32,9 @@ from ambi_rl.codec.kernel.state import (
     Work,
 )
 
-ENCODE, DECODE, COUNT, ESTIMATE = 0, 1, 2, 3
+ENCODE, DECODE, COUNT, ESTIMATE, TRIAL = range(5)
+"""What `code_bit` does. COUNT learns as the real coding will; ESTIMATE and TRIAL learn nothing, and with
+TRIAL the bits of levels are the whole model's too, not the trellis's."""
 
 REGISTER_BITS = 48
 _ALL = (1 << REGISTER_BITS) - 1
@@ -246,7 +248,7 @@ def code_advised(m: Model, bit: int, count: int, given: int, set0: int, set1: in
     if mode <= DECODE:
         bit = _narrow(m.state.registers, m.stream, bit, chance)
     m.state.registers[BITS] += bit_cost(m, chance, bit)
-    if mode != ESTIMATE:
+    if mode < ESTIMATE:
         _learn(m, bit, count, given, set0, set1)
     return bit
 

@@ -112,6 +112,15 @@ def block_lambda(p: Picture, c: Constants, y: int, x: int, size: int, offset: in
 
 
 @kernel
+def levels_lambda(
+    p: Picture, s: Work, c: Constants, y: int, x: int, size: int, offset: int
+) -> float:
+    """λ by which a block's levels are chosen: the block's, moved by its emphasis."""
+    emphasis = int(s.emphasis[(y % _SIDE) >> 2, (x % _SIDE) >> 2])
+    return block_lambda(p, c, y, x, size, offset) * 2.0 ** (-0.5 * emphasis)
+
+
+@kernel
 def block_step(p: Picture, c: Constants, plane: int, offset: int) -> int:
     """Spacing of a block's reconstruction levels in a plane, in 1/64 code value, at least 1.
 
@@ -313,7 +322,7 @@ def _code_plane(
             transform = choose_transform(p, s, c, size)
         else:
             transform_residual(s, c, transform, size)
-        lagrangian = block_lambda(p, c, y, x, size, offset) * 4096 / DISTORTION_WEIGHTS[plane]
+        lagrangian = levels_lambda(p, s, c, y, x, size, offset) * 4096 / DISTORTION_WEIGHTS[plane]
         last, _, level_bits = quantize(
             s, c, m, plane, size, step, lagrangian, energy, group, context
         )

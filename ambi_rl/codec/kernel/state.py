@@ -101,6 +101,8 @@ WORK = np.dtype(
         ("saved", np.int16, (tables.NUM_SIZES, 3, _SIDE, _SIDE)),
         ("saved_maps", np.uint8, (tables.NUM_SIZES, NUM_MAPS, _UNITS, _UNITS)),
         ("planned", np.uint8, (NUM_MAPS, _UNITS, _UNITS)),
+        ("emphasis", np.int8, (_UNITS, _UNITS)),
+        ("known", np.uint8, (_UNITS, _UNITS)),
     ],
     align=True,
 )
@@ -152,7 +154,15 @@ class State(Protocol):
 
 
 class Work(Protocol):
-    """Record of dtype WORK: the working memory of one thread; nothing in it outlives a node's coding."""
+    """Record of dtype WORK: the working memory of one thread.
+
+    Nothing in it outlives a node's coding, but for the plan of a superblock.
+
+    Attributes:
+        planned: uint8 [NUM_MAPS, 8, 8], decisions of the superblock at hand, as in `Picture.maps`.
+        emphasis: int8 [8, 8], by 4x4 unit: how many half octaves below the block's λ that of its levels is.
+        known: uint8 [8, 8], not 0 where a unit is coded; see `strategists.refine`.
+    """
 
     index: I64
     logits: I64
@@ -186,6 +196,8 @@ class Work(Protocol):
     saved: I16
     saved_maps: U8
     planned: U8
+    emphasis: I8
+    known: U8
 
 
 class Constants(Protocol):

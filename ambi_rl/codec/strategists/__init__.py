@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ambi_rl.codec.strategists.search import FIXED, GUIDED, POLICY, SEARCH, Plan
 from ambi_rl.errors import UsageError
 
 Name = Literal["fixed", "search", "policy", "guided"]
+
+WHOLE_SUPERBLOCK = 64
+"""A horizon that no superblock has more leaves than."""
 
 _KINDS: dict[str, int] = {"fixed": FIXED, "search": SEARCH, "policy": POLICY, "guided": GUIDED}
 
@@ -29,6 +32,12 @@ class Strategist:
         split_above: Probability of a split above which no leaf is tried (guided).
         stop_empty: Do not split a block that needs no levels (search, guided).
         fine: Rank strategies on every sample rather than on a lattice (search).
+        refines: After the search of a superblock, change the decisions of its leaves one at a time and
+            keep what lowers J as really coded, of the leaf and of those after it (search, guided).
+        horizon: How many leaves of the superblock after a changed one are coded to weigh the change; 0
+            weighs the leaf alone.
+        slack: Only changes that make the leaf itself no worse than by this many bits are weighed so.
+        lambda_factor: Multiplies the bundle's λ.
         fixed_size: Block size of "fixed".
         weighs_restoration: Choose the strength of restoration that suits the picture; otherwise it is full.
     """
@@ -42,6 +51,10 @@ class Strategist:
     split_above: float = 1.0
     stop_empty: bool = True
     fine: bool = False
+    refines: bool = False
+    horizon: int = 0
+    slack: float = 0.0
+    lambda_factor: float = 1.0
     fixed_size: int = 8
     weighs_restoration: bool = False
 
@@ -64,6 +77,9 @@ class Strategist:
             fine=self.fine,
             fixed_log2=self.fixed_size.bit_length() - 1,
             fixed_strategy=fixed_strategy,
+            refines=self.refines,
+            horizon=self.horizon,
+            slack=self.slack,
         )
 
 
@@ -126,6 +142,7 @@ STRATEGISTS: dict[str, Strategist] = {
     "policy": EFFORTS[0],
     "guided": EFFORTS[5],
     "search": SEARCHES[9],
+    "lookahead": replace(SEARCHES[9], refines=True, horizon=WHOLE_SUPERBLOCK, slack=8.0),
 }
 """What a strategist's bare name stands for."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +31,6 @@ from ambi_rl.codec.kernel.predict import predict
 from ambi_rl.codec.kernel.quantize import quantize
 from ambi_rl.codec.kernel.state import (
     BITS,
-    CHROMA,
     CURSOR,
     ENERGY,
     FAULT,
@@ -42,13 +42,10 @@ from ambi_rl.codec.kernel.state import (
     NUM_MAPS,
     NUM_OFFSETS,
     NUM_STRATEGIES,
-    OFFSET,
     PLANES,
-    SIZE,
-    STRATEGY,
-    TRANSFORM,
     Constants,
     Picture,
+    State,
     Work,
 )
 from ambi_rl.codec.kernel.syntax import (
@@ -62,7 +59,9 @@ from ambi_rl.codec.kernel.syntax import (
 )
 from ambi_rl.codec.strategists.estimate import order_candidates, rank_strategies, refine_ranking
 from ambi_rl.codec.strategists.observation import observe
+from ambi_rl.codec.strategists.plan_maps import planned_decision, take_plan
 from ambi_rl.codec.strategists.policy_net import Network, evaluate
+from ambi_rl.codec.strategists.refine import clear_emphasis, refine_superblock
 
 FIXED, SEARCH, POLICY, GUIDED = range(4)
 
@@ -84,6 +83,9 @@ class Plan(NamedTuple):
         fine: Whether strategies are ranked on all samples instead of a lattice.
         fixed_log2: FIXED: log2 of the block size.
         fixed_strategy: FIXED: the strategy's index.
+        refines: SEARCH, GUIDED: whether the decisions of each superblock are improved by hill climbing.
+        horizon: How many leaves a refinement looks ahead.
+        slack: How many bits worse a leaf alone may get.
     """
 
     kind: int
@@ -97,6 +99,9 @@ class Plan(NamedTuple):
     fine: bool
     fixed_log2: int
     fixed_strategy: int
+    refines: bool
+    horizon: int
+    slack: float
 
 
 @kernel
@@ -409,34 +414,13 @@ def search_node(
 
 
 @kernel
-def _take_plan(p: Picture, s: Work, y: int, x: int) -> None:
-    """Move the decisions that a search left in the superblock's maps to `s.planned`."""
-    bottom = min(y + _SIDE, p.source.shape[1])
-    right = min(x + _SIDE, p.source.shape[2])
-    for channel in range(NUM_MAPS):
-        for i in range((bottom - y) >> 2):
-            for j in range((right - x) >> 2):
-                s.planned[channel, i, j] = p.maps[channel, (y >> 2) + i, (x >> 2) + j]
-    clear_maps(p, y, x, _SIDE)
+def encode_picture(
+    p: Picture, spares: Sequence[State], s: Work, c: Constants, net: Network, plan: Plan
+) -> float:
+    """Code every node of a picture as the plan decides; return the squared error of the whole.
 
-
-@kernel
-def planned_decision(maps: np.ndarray, uy: int, ux: int, log2: int) -> tuple[int, int, int, int]:
-    """Decision, offset, chroma strategy and transform that maps hold for the node at unit (uy, ux)."""
-    if int(maps[SIZE, uy, ux]) - 1 + tables.MIN_BLOCK_LOG2 < log2:
-        return SPLIT, 0, 0, 0
-    # A block without levels has no transform; should it get levels after all, the kernel chooses.
-    return (
-        int(maps[STRATEGY, uy, ux]),
-        int(maps[OFFSET, uy, ux]) - 1,
-        int(maps[CHROMA, uy, ux]) - 1,
-        int(maps[TRANSFORM, uy, ux]) - 1,
-    )
-
-
-@kernel
-def encode_picture(p: Picture, s: Work, c: Constants, net: Network, plan: Plan) -> float:
-    """Code every node of a picture as the plan decides; return the squared error of the whole."""
+    `spares` are two states for a plan that refines, to keep what is tried apart from what is coded.
+    """
     m = Model(p.state, s, c, p.stream)
     error = 0.0
     searched = 0
@@ -462,11 +446,16 @@ def encode_picture(p: Picture, s: Work, c: Constants, net: Network, plan: Plan) 
                 searched = int(p.state.control[CURSOR])
                 bits = p.state.registers[BITS]
                 mode = p.state.registers[MODE]
+                clear_emphasis(s)
                 p.state.registers[MODE] = ESTIMATE
                 search_node(p, s, c, m, net, plan, top, left, tables.SUPERBLOCK_LOG2)
                 p.state.registers[MODE] = mode
                 p.state.registers[BITS] = bits
-                _take_plan(p, s, top, left)
+                take_plan(p, s, top, left)
+                if plan.refines:
+                    refine_superblock(
+                        p, s, c, spares[0], spares[1], top, left, plan.horizon, plan.slack
+                    )
             decision, offset, chroma, transform = planned_decision(
                 s.planned, (y - top) >> 2, (x - left) >> 2, log2
             )
