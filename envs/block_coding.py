@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ambi_rl.codec.api import resolve_bundle
 from ambi_rl.codec.bundle import Bundle
+from ambi_rl.codec.process import Rate
 from ambi_rl.envs.episodes import Episodes, Split, make_source
 from ambi_rl.envs.render import render_episode
 from ambi_rl.errors import ConfigError
@@ -42,6 +43,7 @@ class BlockCodingEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.int64
         texture: How much textured places are preferred, 0…1.
         weights: Reward weights by term: rate, sse, ssim, ms_ssim.
         bundle: Codec bundle or its path; None for the default.
+        rate: "model": bits are exactly those of a file; "estimate": as a search reckons them, twice as fast.
         render_mode: "rgb_array" draws original, reconstruction and decisions side by side.
 
     `reset` takes `options` photograph (path), quality (1…100) and position (row, column), each instead of
@@ -67,6 +69,7 @@ class BlockCodingEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.int64
         texture: float = 0.5,
         weights: Mapping[str, float] | None = None,
         bundle: Bundle | str | Path | None = None,
+        rate: Rate = "model",
         render_mode: Literal["rgb_array"] | None = None,
     ) -> None:
         if render_mode not in (None, "rgb_array"):
@@ -79,7 +82,7 @@ class BlockCodingEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.int64
             qualities=qualities,
             texture=texture,
         )
-        self.episodes = Episodes(1, source, resolve_bundle(bundle), weights, threads=1)
+        self.episodes = Episodes(1, source, resolve_bundle(bundle), weights, threads=1, rate=rate)
         self.observation_space = self.episodes.observation_space
         self.action_space = self.episodes.action_space
         self.render_mode = render_mode

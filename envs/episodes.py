@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.color import planes_to_rgb
-from ambi_rl.codec.process import BlockCodingBatch
+from ambi_rl.codec.process import BlockCodingBatch, Rate
 from ambi_rl.codec.warmup import announce, ensure_compiled
 from ambi_rl.data import PhotographSource, list_photographs, split_held_out
 from ambi_rl.data.source import Patch
@@ -90,6 +90,7 @@ class Episodes:
         bundle: The codec: its lists, entropy state and λ.
         weights: Reward weights by the name of a term; `DEFAULT_WEIGHTS` if None.
         threads: Threads of the compiled step; all cores if None.
+        rate: How bits are counted, see `BlockCodingBatch`.
 
     Attributes:
         observations: float32 [B, F], of each current node; a new array after every step.
@@ -105,6 +106,7 @@ class Episodes:
         weights: Mapping[str, float] | None = None,
         *,
         threads: int | None = None,
+        rate: Rate = "model",
     ) -> None:
         ensure_compiled("train", report=announce)
         size = source.patch_size
@@ -114,7 +116,7 @@ class Episodes:
         if self.reward.needs_picture:
             ms_ssim_scales(size, size)
         self.pixels = size * size
-        self.process = BlockCodingBatch(batch, size, size, bundle, threads=threads)
+        self.process = BlockCodingBatch(batch, size, size, bundle, threads=threads, rate=rate)
         self.num_decisions = self.process.num_decisions
         self.num_offsets = self.process.num_offsets
         self._choices = np.array([self.num_decisions, self.num_offsets])

@@ -14,6 +14,7 @@ from gymnasium.vector.utils import batch_space
 
 from ambi_rl.codec.api import resolve_bundle
 from ambi_rl.codec.bundle import Bundle
+from ambi_rl.codec.process import Rate
 from ambi_rl.envs.episodes import Episodes, Split, make_source
 from ambi_rl.envs.render import render_episode
 from ambi_rl.errors import ConfigError
@@ -40,6 +41,7 @@ class BlockCodingVectorEnv(
         texture: How much textured places are preferred.
         weights: Reward weights by term.
         bundle: Codec bundle or its path.
+        rate: How bits are counted.
         render_mode: "rgb_array" draws every environment.
 
     `infos` of a step: arrays [B] bits, sse, and the terms rate and sse of the reward under `terms`.
@@ -67,6 +69,7 @@ class BlockCodingVectorEnv(
         texture: float = 0.5,
         weights: Mapping[str, float] | None = None,
         bundle: Bundle | str | Path | None = None,
+        rate: Rate = "model",
         render_mode: Literal["rgb_array"] | None = None,
     ) -> None:
         if num_envs < 1:
@@ -81,7 +84,9 @@ class BlockCodingVectorEnv(
             qualities=qualities,
             texture=texture,
         )
-        self.episodes = Episodes(num_envs, source, resolve_bundle(bundle), weights, threads=threads)
+        self.episodes = Episodes(
+            num_envs, source, resolve_bundle(bundle), weights, threads=threads, rate=rate
+        )
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.single_observation_space = self.episodes.observation_space

@@ -16,7 +16,7 @@ from ambi_rl.agents.imitation import decision_sequence
 from ambi_rl.codec.bundle import Bundle, default_bundle
 from ambi_rl.codec.frame import encode_frame
 from ambi_rl.codec.process import BlockCodingBatch
-from ambi_rl.codec.strategists import Strategist, by_name
+from ambi_rl.codec.strategists import Strategist, by_name, for_effort
 from ambi_rl.envs import ENVIRONMENT_ID, BlockCodingEnv, BlockCodingVectorEnv
 from ambi_rl.envs.sb3 import BlockCodingVecEnv
 from ambi_rl.errors import ConfigError, UsageError
@@ -235,6 +235,53 @@ def test_search_decisions_replay_exactly() -> None:
     np.testing.assert_array_equal(process.reconstruction(0), frame.planes)
 
 
+def test_estimated_rate_follows_the_models() -> None:
+    bits = {}
+    for rate in ("model", "estimate"):
+        env = BlockCodingVectorEnv(16, patch_size=64, rate=rate)
+        env.reset(seed=11)
+        counters = env.episodes.process.counters(0)
+        rng = np.random.default_rng(5)
+        taken = []
+        for _ in range(40):
+            split = rng.random(16) < 0.5
+            actions = np.stack([np.where(split, 0, rng.integers(1, 36, 16)), np.full(16, 2)], 1)
+            taken.append(env.step(actions)[4]["bits"])
+        bits[rate] = np.array(taken)
+        adapted = not np.array_equal(env.episodes.process.counters(0), counters)
+        assert adapted == (rate == "model")
+        env.close()
+    assert np.corrcoef(bits["model"].ravel(), bits["estimate"].ravel())[0, 1] > 0.99
+    assert bits["estimate"].sum() == pytest.approx(bits["model"].sum(), rel=0.1)
+
+
+def test_advice_is_what_the_search_decides_and_changes_nothing() -> None:
+    bundle = default_bundle()
+    env = BlockCodingEnv(patch_size=64)
+    env.reset(seed=4)
+    patch = env.episodes.patches[0]
+    assert patch is not None
+    search = for_effort(5)
+    frame = encode_frame(patch.planes, patch.step, bundle, search)
+    plain, asked = (BlockCodingBatch(1, 64, 64, bundle, threads=1) for _ in range(2))
+    for process in (plain, asked):
+        process.load(0, patch.planes, patch.step)
+    agreed = []
+    for decision, offset in decision_sequence(frame.decisions, 64, 64, bundle.offsets.index(0)):
+        advice = asked.advise(search)
+        agreed.append((advice[0][0], advice[1][0]) == (decision, offset))
+        for process in (plain, asked):
+            process.step(np.array([decision]), np.array([offset]))
+        assert asked.total_cost(0) == plain.total_cost(0)
+    np.testing.assert_array_equal(asked.reconstruction(0), plain.reconstruction(0))
+    assert asked.decisions(0) == plain.decisions(0)
+    # The first superblock is searched from the same state; later nodes from a state that coding has changed.
+    assert agreed[0]
+    assert np.mean(agreed) > 0.9
+    with pytest.raises(UsageError, match="only a search"):
+        asked.advise(by_name("policy"))
+
+
 @pytest.mark.parametrize("size", [16, 36, 48])
 def test_patches_need_not_be_whole_superblocks(size: int) -> None:
     record = play(BlockCodingEnv(patch_size=size), 1)
@@ -311,3 +358,8 @@ def test_later_episodes_use_the_new_bundle() -> None:
 def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         BlockCodingEnv(**arguments)
+
+
+def test_unknown_rate_is_refused() -> None:
+    with pytest.raises(UsageError, match="rate is 'exact'"):
+        BlockCodingEnv(rate="exact")

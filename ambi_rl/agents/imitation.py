@@ -1,11 +1,16 @@
-"""Warm start: the policy first learns to decide as a search strategist does."""
+"""Warm start: the policy first learns to decide as a search strategist does.
+
+First on what the teacher itself comes across (behavioural cloning), then also on what the policy comes
+across when it decides (DAgger; Ross, Gordon and Bagnell 2011): a policy that errs sees neighbours and borders
+that no teacher leaves behind.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +55,16 @@ class Demonstrations:
     offsets: npt.NDArray[np.int64]
     returns: npt.NDArray[np.float32]
     patches: npt.NDArray[np.int64]
+
+    @staticmethod
+    def join(parts: Sequence[Demonstrations]) -> Demonstrations:
+        """One after the other; patches keep their numbers."""
+        return Demonstrations(
+            *(
+                np.concatenate([getattr(part, field.name) for part in parts])
+                for field in fields(Demonstrations)
+            )
+        )
 
     def select(self, rows: npt.NDArray[Any]) -> Demonstrations:
         """The demonstrations of an index array or mask."""
@@ -213,8 +228,109 @@ def collect_demonstrations(
             )
             parts.append(part)
     process.close()
+    return Demonstrations.join(parts)
+
+
+def collect_visited(
+    policy: Any,
+    source: PhotographSource,
+    bundle: Bundle,
+    teacher: Strategist,
+    reward: Reward,
+    *,
+    masked: bool,
+    count: int,
+    first: int,
+    seed: int,
+    tree_credit: bool,
+    gamma: float,
+    threads: int | None = None,
+    report: Report | None = None,
+) -> Demonstrations:
+    """Let the policy encode random patches and note what a teacher would have decided at each node.
+
+    Args:
+        policy: Decides as it would when exported.
+        source: Where patches come from.
+        bundle: The codec.
+        teacher: A search.
+        reward: For the value function, whose returns are those of the policy.
+        masked: Whether the agent masks invalid choices.
+        count: Number of patches.
+        first: Number of the first patch.
+        seed: Of the patches.
+        tree_credit: See `collect_demonstrations`; likewise gamma and threads.
+        gamma: Discount of returns over steps.
+        threads: Threads of the compiled step; all cores if None.
+        report: Called with the fraction done.
+    """
+    rng = np.random.default_rng(seed)
+    size = source.patch_size
+    process = BlockCodingBatch(min(_BATCH, count), size, size, bundle, threads=threads)
+    parts: list[Demonstrations] = []
+    for start in range(0, count, process.batch):
+        patches = [source.sample(rng) for _ in range(min(process.batch, count - start))]
+        part = _visit(policy, patches, process, teacher, reward, masked, tree_credit, gamma)
+        parts.append(replace(part, patches=part.patches + first + start))
+        if report is not None:
+            report((start + len(patches)) / count)
+    process.close()
+    return Demonstrations.join(parts)
+
+
+def _visit(
+    policy: Any,
+    patches: Sequence[Patch],
+    process: BlockCodingBatch,
+    teacher: Strategist,
+    reward: Reward,
+    masked: bool,
+    tree_credit: bool,
+    gamma: float,
+) -> Demonstrations:
+    """Code patches, at most one for each process, as the policy decides; note the teacher's advice."""
+    pixels = process.height * process.width
+    lagrangian = np.ones(process.batch)
+    for index, patch in enumerate(patches):
+        process.load(index, patch.planes, patch.step)
+        lagrangian[index] = process.lagrangian(index)
+    choices = process.num_decisions + process.num_offsets
+    steps: list[dict[str, npt.NDArray[Any]]] = []
+    while not process.done.all():
+        observations = np.zeros((process.batch, process.observation_size), np.float32)
+        masks = np.ones((process.batch, choices), np.bool_)
+        valid = ~process.done
+        process.observe(observations, masks)
+        decisions, offsets = process.advise(teacher)
+        actions = greedy_actions(policy, observations, masks, process.num_decisions, masked)
+        process.step(actions[:, 0], actions[:, 1])
+        terms = reward.step_terms(process.bits, process.error, lagrangian, pixels)
+        scaled = reward.of_step(terms) * learning_scale(observations, pixels)
+        steps.append(
+            {
+                "observations": observations,
+                "masks": masks,
+                "decisions": decisions,
+                "offsets": offsets,
+                "rewards": np.where(valid, scaled, 0.0),
+                "split": (process.taken == SPLIT) & valid,
+                "valid": valid,
+            }
+        )
+    stacked = {key: np.stack([step[key] for step in steps]) for key in steps[0]}
+    if tree_credit:
+        returns, _ = subtree_returns(stacked["rewards"], stacked["split"])
+    else:
+        returns = _returns_to_go(stacked["rewards"], gamma)
+    valid = stacked["valid"]
+    numbers = np.broadcast_to(np.arange(process.batch), valid.shape)
     return Demonstrations(
-        *(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Demonstrations))
+        stacked["observations"][valid],
+        stacked["masks"][valid],
+        stacked["decisions"][valid],
+        stacked["offsets"][valid],
+        returns[valid].astype(np.float32),
+        numbers[valid].astype(np.int64),
     )
 
 
@@ -278,11 +394,12 @@ def clone(
     learning_rate: float,
     seed: int,
     offset_smoothing: float = 0.0,
+    further: bool = False,
     report: Report | None = None,
 ) -> CloneResult:
     """Behavioural cloning: fit policy and value function to demonstrations.
 
-    Sets the policy's observation normalisation from the demonstrations first.
+    Sets the policy's observation normalisation from the demonstrations first, unless it was cloned before.
 
     Args:
         policy: Made with `ambi_rl.agents.policy.policy_arguments`.
@@ -296,6 +413,7 @@ def clone(
         seed: Of the order of samples.
         offset_smoothing: Probability that the policy keeps for offsets which the teacher did not choose, so
             that training can still find them.
+        further: Whether the policy was cloned before; its normalisation stays.
         report: Called with the fraction done.
     """
     held_out = (
@@ -305,7 +423,8 @@ def clone(
     extractor = policy.features_extractor
     if not isinstance(extractor, ObservationNormalizer):
         raise TypeError("the policy has no observation normaliser")
-    extractor.fit(data.observations)
+    if not further:
+        extractor.fit(data.observations)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
     samples = len(train.decisions)
@@ -335,18 +454,46 @@ def clone(
     return _validate(policy, check, num_decisions, masked)
 
 
+def _choices(first: torch.Tensor) -> torch.Tensor:
+    """As the exported policy decides, from logits [B, S+1]: split or not first, then the strategy."""
+    split = first.softmax(dim=1)[:, SPLIT] > 0.5
+    return torch.where(split, SPLIT, 1 + first[:, 1:].argmax(dim=1))
+
+
+@torch.no_grad()
+def greedy_actions(
+    policy: Any,
+    observations: npt.NDArray[np.float32],
+    masks: npt.NDArray[np.bool_],
+    num_decisions: int,
+    masked: bool,
+) -> npt.NDArray[np.int64]:
+    """The actions that the policy would take when exported, int64 [B, 2].
+
+    Args:
+        policy: Of Stable-Baselines3.
+        observations: float32 [B, F].
+        masks: bool [B, S+1+O].
+        num_decisions: S + 1.
+        masked: Whether the agent masks invalid choices.
+    """
+    logits = policy_logits(policy, torch.as_tensor(observations))
+    first, second = logits[:, :num_decisions], logits[:, num_decisions:]
+    if masked:
+        first = first.masked_fill(~torch.as_tensor(masks[:, :num_decisions]), -1e8)
+    return torch.stack([_choices(first), second.argmax(dim=1)], dim=1).numpy()
+
+
 @torch.no_grad()
 def _validate(policy: Any, check: _Tensors, num_decisions: int, masked: bool) -> CloneResult:
     first, second = _masked_logits(policy, check, num_decisions, masked)
-    # As the exported policy decides: split or not first, then the strategy.
-    split = first.softmax(dim=1)[:, SPLIT] > 0.5
-    chosen = torch.where(split, SPLIT, 1 + first[:, 1:].argmax(dim=1))
+    chosen = _choices(first)
     leaf = check.decisions != SPLIT
     values = policy_values(policy, check.observations)
     pair = torch.stack([values, check.returns])
     return CloneResult(
         decision_accuracy=float((chosen == check.decisions).float().mean()),
-        split_accuracy=float((split == ~leaf).float().mean()),
+        split_accuracy=float(((chosen == SPLIT) == ~leaf).float().mean()),
         offset_accuracy=float((second[leaf].argmax(dim=1) == check.offsets[leaf]).float().mean()),
         loss=float(nn.functional.cross_entropy(first, check.decisions)),
         value_correlation=float(torch.corrcoef(pair)[0, 1]) if len(values) > 1 else 0.0,

@@ -171,27 +171,27 @@ def jpeg(*, full_chroma: bool = False) -> PillowPeer:
     )
 
 
-def webp() -> PillowPeer:
-    """Lossy WebP at its slowest method."""
+def webp(*, method: int = 6) -> PillowPeer:
+    """Lossy WebP, at its slowest method unless another (0…6) is asked for."""
     return PillowPeer(
-        "WebP",
-        f"{_version('webp', 'libwebp')}, method 6",
+        "WebP" if method == 6 else f"WebP m{method}",
+        f"{_version('webp', 'libwebp')}, method {method}",
         (5, 20, 40, 60, 76, 85, 91, 95, 98),
         format="WEBP",
-        options={"method": 6},
+        options={"method": method},
     )
 
 
-def avif() -> PillowPeer:
-    """AVIF 4:4:4, speed 4, tuned for PSNR, on one thread."""
+def avif(*, speed: int = 4) -> PillowPeer:
+    """AVIF 4:4:4, tuned for PSNR, on one thread, at speed 4 unless another (0…10) is asked for."""
     return PillowPeer(
-        "AVIF 4:4:4",
-        f"{_version('avif', 'libavif')}, 4:4:4, speed 4, tune=psnr",
+        "AVIF 4:4:4" if speed == 4 else f"AVIF 4:4:4 s{speed}",
+        f"{_version('avif', 'libavif')}, 4:4:4, speed {speed}, tune=psnr",
         (14, 26, 37, 50, 61, 70, 78, 85),
         format="AVIF",
         options={
             "subsampling": "4:4:4",
-            "speed": 4,
+            "speed": speed,
             "max_threads": 1,
             "advanced": {"tune": "psnr"},
         },

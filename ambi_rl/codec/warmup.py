@@ -85,6 +85,8 @@ def _compile(stage: str) -> None:
             np.zeros((1, process.observation_size), np.float32),
             np.zeros((1, process.num_decisions + process.num_offsets), np.bool_),
         )
+        process.advise(STRATEGISTS["search"])
+        process.advise(STRATEGISTS["search"])
         process.step(np.ones(1, np.int32), np.zeros(1, np.int32))
         process.close()
 

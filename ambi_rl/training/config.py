@@ -12,6 +12,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ambi_rl.agents.algorithms import ALGORITHMS
+from ambi_rl.codec.process import RATES
 from ambi_rl.codec.strategists import EFFORTS
 from ambi_rl.errors import ConfigError
 from ambi_rl.rewards import TERMS, Reward
@@ -27,6 +28,7 @@ class EnvConfig:
 
     num_envs: int = MISSING
     patch_size: int = MISSING
+    rate: str = MISSING
     threads: int | None = MISSING
 
 
@@ -60,6 +62,8 @@ class ImitationConfig:
     epochs: int = MISSING
     batch_size: int = MISSING
     learning_rate: float = MISSING
+    rounds: int = MISSING
+    visited: int = MISSING
 
 
 @dataclass
@@ -207,6 +211,7 @@ def validate(config: TrainConfig) -> None:
         raise ConfigError(
             f"env.patch_size is {env.patch_size}; it must be a multiple of 4, 16 or more"
         )
+    _one_of("env.rate", env.rate, RATES)
     if env.threads is not None:
         _at_least("env.threads", env.threads, 1)
     _at_least("data.held_out_every", data.held_out_every, 2)
@@ -243,6 +248,8 @@ def _validate_agent(agent: AgentConfig) -> None:
         raise ConfigError(
             f"agent.imitation.effort is {imitation.effort}; the teacher is a search, effort 5…9"
         )
+    _at_least("agent.imitation.rounds", imitation.rounds, 0)
+    _at_least("agent.imitation.visited", imitation.visited, 1)
     _at_least("agent.imitation.epochs", imitation.epochs, 1)
     _at_least("agent.imitation.batch_size", imitation.batch_size, 1)
     _above("agent.imitation.learning_rate", imitation.learning_rate, 0)

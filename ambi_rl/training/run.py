@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,10 +18,17 @@ from torch.distributions import Distribution
 from ambi_rl import __version__
 from ambi_rl.agents.algorithms import build_agent
 from ambi_rl.agents.export import policy_tensors
-from ambi_rl.agents.imitation import clone, collect_demonstrations
+from ambi_rl.agents.imitation import (
+    CloneResult,
+    Demonstrations,
+    clone,
+    collect_demonstrations,
+    collect_visited,
+)
 from ambi_rl.codec.api import resolve_bundle
 from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.entropy.fit import fit_entropy
+from ambi_rl.codec.process import Rate
 from ambi_rl.codec.strategists import by_name, for_effort
 from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.data import PhotographSource, list_photographs, split_held_out
@@ -103,6 +110,7 @@ class Run:
             texture=data.texture,
             weights=self.config.weights,
             bundle=bundle,
+            rate=cast(Rate, env.rate),
         )
 
     def _agent(self) -> Any:
@@ -186,8 +194,38 @@ class Run:
                 threads=config.env.threads,
                 report=report,
             )
+        result = self._clone(data, further=False)
+        for number in range(1, imitation.rounds + 1):
+            with self.display.phase(f"teacher: advice to the policy, round {number}") as report:
+                visited = collect_visited(
+                    self.agent.policy,
+                    self.env.vector.episodes.source,
+                    replace(self.start_bundle, entropy=dict(self.entropy)),
+                    for_effort(imitation.effort),
+                    Reward(config.weights),
+                    masked=agent.algorithm == "maskable_ppo",
+                    count=imitation.visited,
+                    first=int(data.patches.max()) + 1,
+                    seed=config.seed + number,
+                    tree_credit=config.tree_credit,
+                    gamma=agent.gamma,
+                    threads=config.env.threads,
+                    report=report,
+                )
+            data = Demonstrations.join([data, visited])
+            result = self._clone(data, further=True)
+        self.progress.imitation = asdict(result)
+        self.display.line(
+            f"imitation, on patches not trained with: {result.decision_accuracy:.1%} of decisions as the "
+            f"teacher, {result.split_accuracy:.1%} of splits; value correlation "
+            f"{result.value_correlation:.2f}"
+        )
+
+    def _clone(self, data: Demonstrations, *, further: bool) -> CloneResult:
+        agent = self.config.agent
+        imitation = agent.imitation
         with self.display.phase(f"imitation: {len(data.decisions):,} decisions") as report:
-            result = clone(
+            return clone(
                 self.agent.policy,
                 data,
                 num_decisions=self.env.vector.episodes.num_decisions,
@@ -195,16 +233,11 @@ class Run:
                 epochs=imitation.epochs,
                 batch_size=imitation.batch_size,
                 learning_rate=imitation.learning_rate,
-                seed=config.seed,
+                seed=self.config.seed,
                 offset_smoothing=self._offset_smoothing(),
+                further=further,
                 report=report,
             )
-        self.progress.imitation = asdict(result)
-        self.display.line(
-            f"imitation, on patches not trained with: {result.decision_accuracy:.1%} of decisions as the "
-            f"teacher, {result.split_accuracy:.1%} of splits; value correlation "
-            f"{result.value_correlation:.2f}"
-        )
 
     def _offset_smoothing(self) -> float:
         # The teacher minimises squared error, for which offsets do not pay; for other metrics they may.
