@@ -37,13 +37,19 @@ def composed(*overrides: str) -> TrainConfig:
 @pytest.mark.parametrize("choice", [(g, name) for g, names in GROUPS.items() for name in names])
 def test_every_choice_composes(choice: tuple[str, str]) -> None:
     group, name = choice
-    extra = ["data.folder=somewhere"] if name == "folder" else []
+    needs = {"folder": ["data.folder=somewhere"], "task": [f"reward.task.model={CONF}/model.pt2"]}
+    extra = needs.get(name, [])
+    if name == "task":
+        with pytest.raises(ConfigError, match="model.pt2 does not exist"):
+            composed("reward=task", *extra)
+        return
     config = composed(f"{group}={name}", *extra)
     assert config.total_steps > 0
     if group == "agent":
         assert config.agent.algorithm == name
     if group == "reward":
-        assert config.metric == name
+        known = {"ssim": "ssim", "ms_ssim": "ms_ssim"}
+        assert config.metric == known.get(name, "psnr")
 
 
 @pytest.mark.usefixtures("composer")
@@ -55,19 +61,29 @@ def test_every_experiment_takes_every_agent(experiment: str, agent: str) -> None
 
 def test_groups_are_as_documented() -> None:
     assert GROUPS["agent"] == ["a2c", "maskable_ppo", "ppo"]
-    assert GROUPS["reward"] == ["ms_ssim", "psnr", "ssim"]
-    assert GROUPS["experiment"] == ["default", "demo"]
+    assert GROUPS["reward"] == [
+        "chroma",
+        "metric",
+        "ms_ssim",
+        "psnr",
+        "self_competition",
+        "ssim",
+        "target_rate",
+        "task",
+    ]
+    assert GROUPS["experiment"] == ["curves", "default", "demo"]
 
 
 @pytest.mark.usefixtures("composer")
 def test_rewards_name_every_term() -> None:
-    assert set(composed().weights) == set(TERMS)
+    assert set(composed().weights) == {*TERMS, "constraint", "competition"}
 
 
 @pytest.mark.usefixtures("composer")
 def test_structural_rewards_get_credit_over_steps() -> None:
     assert composed("reward=psnr").tree_credit
     assert not composed("reward=ssim").tree_credit
+    assert not composed("reward=self_competition").tree_credit
     with pytest.raises(ConfigError, match=r"agent\.credit=tree needs"):
         composed("reward=ms_ssim", "agent.credit=tree")
 
@@ -102,6 +118,8 @@ MISTAKES = {
     "env.num_envs=0": "env.num_envs is 0; it must be 1 or more",
     "data.max_quality=101": "data.max_quality is 101",
     "reward.rate=-1": "reward.rate is -1",
+    "reward.metric.wieght=1": r"no key 'reward.metric.wieght'; did you mean reward.metric.weight\?",
+    "reward.constraint.target_bpp=-1": "target_bpp is -1; it must be over 0",
     "agent.credit=trees": r"agent.credit is 'trees'; it can be auto, tree, steps; did you mean tree\?",
     "agent.warm_start=imitate": r"did you mean imitation\?",
     "agent.imitation.effort=3": "effort 5…9",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 
+from ambi_rl.codec.color import rgb_to_planes
+from ambi_rl.codec.kernel.state import DISTORTION_WEIGHTS
+
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
-Gradient = Callable[[Pixels, Pixels], Floats]
-"""Derivative of a cost by the samples of the decoded picture, [H, W, 3], of (original, decoded)."""
+Indices = npt.NDArray[np.intp]
 
 MIRROR = 24
 """Pixels that a patch is continued by on each side, so that windows see its border as often as its middle."""
@@ -22,17 +22,21 @@ LIMIT = 32.0
 _UNIT = 4
 
 
-def mirrored(gradient: Gradient, original: Pixels, decoded: Pixels) -> Floats:
-    """The gradient of a cost of both pictures continued by reflection, [H, W, 3]."""
-    height, width = decoded.shape[:2]
+def mirror(height: int, width: int) -> tuple[Indices, Indices]:
+    """Rows [R, 1] and columns [1, C] that continue a picture by `MIRROR` pixels on each side."""
     rows, cols = (np.pad(np.arange(n), min(MIRROR, n - 1), "reflect") for n in (height, width))
-    place = np.ix_(rows, cols)
-    wide = gradient(original[place], decoded[place])
-    folded = np.zeros((height, wide.shape[1], wide.shape[2]))
-    np.add.at(folded, rows, wide)
-    result = np.zeros((width, height, wide.shape[2]))
-    np.add.at(result, cols, folded.transpose(1, 0, 2))
-    return result.transpose(1, 0, 2)
+    return rows[:, None], cols[None]
+
+
+def fold(gradient: Floats, place: tuple[Indices, Indices]) -> Floats:
+    """The derivative by a picture's samples, [H, W, 3], from that by those of the picture continued."""
+    rows, cols = (indices.ravel() for indices in place)
+    height, width, colours = rows.max() + 1, cols.max() + 1, gradient.shape[2]
+    by_row = np.zeros((height, cols.size, colours))
+    np.add.at(by_row, rows, gradient)
+    folded = np.zeros((width, height, colours))
+    np.add.at(folded, cols, by_row.transpose(1, 0, 2))
+    return folded.transpose(1, 0, 2)
 
 
 def _units(x: Floats) -> Floats:
@@ -71,6 +75,24 @@ def marginal_cost(original: Pixels, decoded: Pixels, gradient: Floats) -> Floats
     squared = _smooth(_units(2 * (error * error).mean(axis=2)))
     # A hundredth of a squared code value in a unit: rounding, not coding.
     return np.maximum(cost, 0.0) / np.maximum(squared, 0.01)
+
+
+def chroma_share(original: Pixels, decoded: Pixels) -> Floats:
+    """The part of the squared error around each place that is Cb's and Cr's, 0…1.
+
+    Args:
+        original: uint8 [H, W, 3], sides multiples of 4.
+        decoded: Likewise.
+
+    Returns:
+        float64 [H/4, W/4].
+    """
+    error = rgb_to_planes(decoded).astype(np.float64) - rgb_to_planes(original)
+    luma, *chroma = (
+        _smooth(_units(weight * plane * plane))
+        for weight, plane in zip(DISTORTION_WEIGHTS, error, strict=True)
+    )
+    return sum(chroma) / np.maximum(luma + sum(chroma), 1e-9)
 
 
 def limited(importance: Floats) -> npt.NDArray[np.float32]:

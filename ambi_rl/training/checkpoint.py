@@ -27,6 +27,7 @@ class Progress:
         refits: How often the entropy model was fitted anew.
         evaluations: Results, oldest first.
         imitation: What the warm start reached, by name.
+        reward: State of a target or a competition, see `Reward.state`.
     """
 
     steps: int = 0
@@ -35,6 +36,7 @@ class Progress:
     refits: int = 0
     evaluations: list[dict[str, float]] = field(default_factory=list)
     imitation: dict[str, float] = field(default_factory=dict)
+    reward: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

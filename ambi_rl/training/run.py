@@ -90,6 +90,12 @@ class Run:
         if restored is not None:
             self._restore(restored.policy, restored.optimizer)
         self.env.set_bundle(self.bundle())
+        self.reward.restore(self.progress.reward)
+
+    @property
+    def reward(self) -> Reward:
+        """What is learned from."""
+        return self.env.vector.episodes.reward
 
     def _best_so_far(self) -> float | None:
         """The best evaluation of the run, which may be later than its last checkpoint."""
@@ -186,7 +192,7 @@ class Run:
                 self.env.vector.episodes.source,
                 replace(self.start_bundle, entropy=dict(self.entropy)),
                 for_effort(imitation.effort),
-                Reward(config.weights),
+                self.reward,
                 count=imitation.patches,
                 seed=config.seed,
                 tree_credit=config.tree_credit,
@@ -202,7 +208,7 @@ class Run:
                     self.env.vector.episodes.source,
                     replace(self.start_bundle, entropy=dict(self.entropy)),
                     for_effort(imitation.effort),
-                    Reward(config.weights),
+                    self.reward,
                     masked=agent.algorithm == "maskable_ppo",
                     count=imitation.visited,
                     first=int(data.patches.max()) + 1,
@@ -240,8 +246,8 @@ class Run:
             )
 
     def _offset_smoothing(self) -> float:
-        # The teacher minimises squared error, for which offsets do not pay; for other metrics they may.
-        return _OFFSET_SMOOTHING if Reward(self.config.weights).needs_picture else 0.0
+        # A teacher that heeds only the codec's own cost never uses offsets; for other metrics they may pay.
+        return _OFFSET_SMOOTHING if self.reward.needs_picture else 0.0
 
     def _random_observations(self) -> np.ndarray:
         rng = np.random.default_rng(self.config.seed)
@@ -317,12 +323,15 @@ class Run:
             f"(search against fixed {found['search_vs_fixed']:+.2f} %)"
         )
         best = self.progress.best
-        if math.isfinite(objective) and (best is None or objective < best):
+        # What meets a target is not what saves most, so with one the latest policy is the best.
+        better = best is None or objective < best or self.reward.constraint is not None
+        if math.isfinite(objective) and better:
             self.progress.best = objective
             self._save(self.folder.best)
 
     def _save(self, path: Path) -> None:
         self.progress.steps = int(self.agent.num_timesteps)
+        self.progress.reward = self.reward.state()
         self.progress.seconds = self._seconds_before + time.monotonic() - self._started
         save_checkpoint(path, self.agent.policy, self.bundle(), self.progress)
 
@@ -365,6 +374,7 @@ class Run:
             "metric": self.config.metric,
             "refits": self.progress.refits,
             "imitation": self.progress.imitation,
+            "reward_scales": self.reward.scales,
         }
         write_json(self.folder.metrics, metrics)
         return metrics
