@@ -57,3 +57,9 @@ class ConfigError(AmbiError):
     """A configuration key or value is wrong (exit code 2)."""
 
     exit_code = 2
+
+
+class NotFiniteError(AmbiError):
+    """Training met a number that is nan or infinite (exit code 8)."""
+
+    exit_code = 8

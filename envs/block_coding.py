@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ambi_rl.codec.api import resolve_bundle
 from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.process import Rate
+from ambi_rl.data import PatchSource
 from ambi_rl.envs.episodes import Episodes, Split, make_source
 from ambi_rl.envs.render import render_episode
 from ambi_rl.errors import ConfigError
@@ -44,6 +45,8 @@ class BlockCodingEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.int64
         weights: Settings of the reward: weights by term, and more (`ambi_rl.rewards.Reward`).
         bundle: Codec bundle or its path; None for the default.
         rate: "model": bits are exactly those of a file; "estimate": as a search reckons them, twice as fast.
+        source: Where patches come from, instead of `photographs`, `split`, `held_out_every`, `patch_size`,
+            `qualities` and `texture`: for data that is streamed, see `ambi_rl.data.open_collection`.
         render_mode: "rgb_array" draws original, reconstruction and decisions side by side.
 
     `reset` takes `options` photograph (path), quality (1…100) and position (row, column), each instead of
@@ -70,11 +73,12 @@ class BlockCodingEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.int64
         weights: Mapping[str, Any] | None = None,
         bundle: Bundle | str | Path | None = None,
         rate: Rate = "model",
+        source: PatchSource | None = None,
         render_mode: Literal["rgb_array"] | None = None,
     ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ConfigError(f"render_mode is {render_mode!r}; it can be 'rgb_array' or None")
-        source = make_source(
+        source = source or make_source(
             photographs,
             split=split,
             held_out_every=held_out_every,

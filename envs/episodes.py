@@ -15,7 +15,7 @@ from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.color import planes_to_rgb
 from ambi_rl.codec.process import BlockCodingBatch, Rate
 from ambi_rl.codec.warmup import announce, ensure_compiled
-from ambi_rl.data import PhotographSource, list_photographs, split_held_out
+from ambi_rl.data import PatchSource, PhotographSource, list_photographs, split_held_out
 from ambi_rl.data.source import Patch
 from ambi_rl.errors import ConfigError, UsageError
 from ambi_rl.metrics.fidelity import PEAK
@@ -101,7 +101,7 @@ class Episodes:
     def __init__(
         self,
         batch: int,
-        source: PhotographSource,
+        source: PatchSource,
         bundle: Bundle,
         weights: Mapping[str, Any] | None = None,
         *,
@@ -239,9 +239,37 @@ class Episodes:
             "terms": terms,
         }
 
+    def state(self) -> dict[str, Any]:
+        """Everything the running episodes are, to go on from exactly: arrays, numbers and strings."""
+        return {
+            "process": self.process.state(),
+            # The planes are the process's source.
+            "patches": [list(self._patch(index)[1:]) for index in range(self.batch)],
+            "lagrangian": self._lagrangian.copy(),
+            "totals": self._totals.copy(),
+            "lengths": self._lengths.copy(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned, with the bundle in use that was in use then.
+
+        Raises:
+            UsageError: It is the state of another number or size of patches, or of another version.
+        """
+        self.process.restore(state["process"])
+        self.patches = [
+            Patch(self.process.source(index), *facts)
+            for index, facts in enumerate(state["patches"])
+        ]
+        self._lagrangian[:] = state["lagrangian"]
+        self._totals[:] = state["totals"]
+        self._lengths[:] = state["lengths"]
+        self.observe()
+
     def close(self) -> None:
         """Stop the threads."""
         self.process.close()
+        self.source.close()
 
     def _patch(self, index: int) -> Patch:
         patch = self.patches[index]

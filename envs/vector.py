@@ -15,6 +15,7 @@ from gymnasium.vector.utils import batch_space
 from ambi_rl.codec.api import resolve_bundle
 from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.process import Rate
+from ambi_rl.data import PatchSource
 from ambi_rl.envs.episodes import Episodes, Split, make_source
 from ambi_rl.envs.render import render_episode
 from ambi_rl.errors import ConfigError
@@ -42,6 +43,7 @@ class BlockCodingVectorEnv(
         weights: Settings of the reward: weights by term, and more (`ambi_rl.rewards.Reward`).
         bundle: Codec bundle or its path.
         rate: How bits are counted.
+        source: As for `BlockCodingEnv`; what a stream gives an environment depends on the others.
         render_mode: "rgb_array" draws every environment.
 
     `infos` of a step: arrays [B] bits, sse, and the terms rate, sse and chroma of the reward under `terms`.
@@ -70,13 +72,14 @@ class BlockCodingVectorEnv(
         weights: Mapping[str, Any] | None = None,
         bundle: Bundle | str | Path | None = None,
         rate: Rate = "model",
+        source: PatchSource | None = None,
         render_mode: Literal["rgb_array"] | None = None,
     ) -> None:
         if num_envs < 1:
             raise ConfigError(f"num_envs is {num_envs}; give 1 or more")
         if render_mode not in (None, "rgb_array"):
             raise ConfigError(f"render_mode is {render_mode!r}; it can be 'rgb_array' or None")
-        source = make_source(
+        source = source or make_source(
             photographs,
             split=split,
             held_out_every=held_out_every,
@@ -181,6 +184,30 @@ class BlockCodingVectorEnv(
     def set_bundle(self, bundle: Bundle) -> None:
         """Begin later episodes with the entropy state of another bundle of the same lists."""
         self.episodes.set_bundle(bundle)
+
+    def state(self) -> dict[str, Any]:
+        """Running episodes, generators and the data's position: arrays, numbers and strings."""
+        return {
+            "source": self.episodes.source.state(),
+            "episodes": self.episodes.state(),
+            "generators": [generator.bit_generator.state for generator in self._generators],
+        }
+
+    def restore(self, state: dict[str, Any]) -> npt.NDArray[np.float32]:
+        """Go on from what `state` returned, with the bundle in use that was in use then.
+
+        Returns:
+            The observation of every current node, float32 [B, F].
+
+        Raises:
+            UsageError: It is the state of another number or size of patches, of other data, or of another
+                version.
+        """
+        self.episodes.source.restore(state["source"])
+        self.episodes.restore(state["episodes"])
+        for generator, known in zip(self._generators, state["generators"], strict=True):
+            generator.bit_generator.state = known
+        return self.episodes.observations
 
     def render(self) -> tuple[npt.NDArray[np.uint8], ...] | None:
         """One picture for each environment; None without a render mode."""

@@ -24,7 +24,7 @@ from rich.progress import Progress, TimeElapsedColumn
 from ambi_rl.bench.codecs import AmbiCodec, Codec, ambi_codec, jpeg
 from ambi_rl.bench.curves import Curve, mean_curve, measure_curve, warm_up
 from ambi_rl.bench.report import Rows, markdown
-from ambi_rl.codec.strategists import for_effort
+from ambi_rl.codec.strategists import SEARCHES, for_search
 from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.data.source import list_photographs, read_photograph, split_held_out
 from ambi_rl.errors import AmbiError, UsageError
@@ -87,11 +87,12 @@ def parse_row(text: str, effort: int) -> AmbiCodec:
             raise UsageError(f"--row {name!r}: {key} is {value!r}") from None
     changes = {key: options.pop(key) for key in list(options) if key in SEARCH_KEYS}
     codec = replace(ambi_codec(**options, qualities=QUALITIES), name=name)
-    if not changes:
+    searches = codec.strategist is None and codec.effort in SEARCHES
+    if changes and not searches:
+        raise UsageError(f"--row {name!r}: {', '.join(changes)} change a search, effort 5…9")
+    if not searches:
         return codec
-    if codec.strategist is not None:
-        raise UsageError(f"--row {name!r}: {', '.join(changes)} change an effort, not a strategist")
-    return replace(codec, strategist=replace(for_effort(codec.effort), **changes))
+    return replace(codec, strategist=replace(for_search(codec.effort), **changes))
 
 
 def held_out_crops(folder: Path, every: int) -> list[Image.Image]:

@@ -2,6 +2,9 @@
 
 Usage: scripts/bench_env.py [SECONDS]
 
+"model" counts bits exactly as a file has them, "estimate" (what training uses) as the search reckons them.
+CPU time per decision is printed beside, for it hardly depends on what else the machine does.
+
 Actions are random. "split half": a node that can be split is, with probability ½, else each strategy is
 equally likely, which gives block sizes like a real encoding. "uniform": every valid choice of the action
 space is equally likely, so that nearly all blocks are 32x32. "raw": uniform without masks, where the split
@@ -16,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from inspect import signature
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +29,8 @@ from hydra import compose, initialize_config_module
 from ambi_rl.agents.algorithms import build_agent
 from ambi_rl.agents.imitation import clone, collect_demonstrations
 from ambi_rl.codec.bundle import default_bundle
-from ambi_rl.codec.strategists import for_effort
+from ambi_rl.codec.process import RATES, Rate
+from ambi_rl.codec.strategists import for_search
 from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.envs import BlockCodingEnv, BlockCodingVectorEnv
 from ambi_rl.envs.sb3 import BlockCodingVecEnv
@@ -49,18 +54,19 @@ def random_actions(masks: Masks, decisions: int, kind: str, rng: np.random.Gener
     return np.stack([score[:, :decisions].argmax(1), score[:, decisions:].argmax(1)], axis=1)
 
 
-def measure(step: Callable[[], int], seconds: float) -> float:
-    """Decisions per second of calls that return how many they took."""
+def measure(step: Callable[[], int], seconds: float) -> tuple[float, float]:
+    """Decisions per second of calls that return how many they took, and CPU microseconds for each."""
     for _ in range(20):
         step()
-    start, count = time.perf_counter(), 0
+    start, before, count = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - start < seconds:
         count += step()
-    return count / (time.perf_counter() - start)
+    elapsed, busy = time.perf_counter() - start, time.process_time() - before
+    return count / elapsed, 1e6 * busy / count
 
 
-def bench_single(kind: str, seconds: float) -> float:
-    env = BlockCodingEnv()
+def bench_single(kind: str, rate: Rate, seconds: float) -> tuple[float, float]:
+    env = BlockCodingEnv(rate=rate)
     env.reset(seed=1)
     rng = np.random.default_rng(1)
 
@@ -74,8 +80,8 @@ def bench_single(kind: str, seconds: float) -> float:
     return measure(step, seconds)
 
 
-def bench_batch(kind: str, seconds: float) -> float:
-    env = BlockCodingVectorEnv(BATCH)
+def bench_batch(kind: str, rate: Rate, seconds: float) -> tuple[float, float]:
+    env = BlockCodingVectorEnv(BATCH, rate=rate)
     env.reset(seed=1)
     rng = np.random.default_rng(1)
 
@@ -95,16 +101,39 @@ def configured() -> PPOConfig:
     return agent
 
 
-def bench_ppo(seconds: float) -> float:
+class Stopwatch:
+    """Adds up the seconds that an object's method takes, under the method's name.
+
+    Args:
+        owner: The object.
+        name: Of its method, which is replaced.
+    """
+
+    def __init__(self, owner: Any, name: str) -> None:
+        """Put itself between."""
+        self.seconds = 0.0
+        self._method = getattr(owner, name)
+        setattr(owner, name, self._call)
+
+    def _call(self, *arguments: Any, **named: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return self._method(*arguments, **named)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+def bench_ppo(seconds: float) -> tuple[float, dict[str, float]]:
+    """Decisions per second, updates included, and the shares of time by what is done."""
     agent = configured()
-    env = BlockCodingVecEnv(BlockCodingVectorEnv(BATCH))
+    env = BlockCodingVecEnv(BlockCodingVectorEnv(BATCH, rate="estimate"))
     shared = {key: value for key, value in vars(agent).items() if key in _SHARED}
     model = build_agent(env=env, pixels=64 * 64, tree_credit=True, seed=1, **shared)
     # Decisions of a policy that knows nothing are nearly all 32x32 blocks; a configured run imitates first.
     data = collect_demonstrations(
         env.vector.episodes.source,
         default_bundle(),
-        for_effort(5),
+        for_search(5),
         Reward({"rate": 1.0, "sse": 1.0}),
         count=400,
         seed=1,
@@ -123,10 +152,28 @@ def bench_ppo(seconds: float) -> float:
     )
     rollout = agent.n_steps * BATCH
     model.learn(rollout)
+    process = env.vector.episodes.process
+    watches = {
+        "look at nodes": Stopwatch(process, "observe"),
+        "code blocks": Stopwatch(process, "step"),
+        "environment": Stopwatch(env, "step_wait"),
+        "rollout": Stopwatch(model, "collect_rollouts"),
+        "update": Stopwatch(model, "train"),
+    }
     start, before = time.perf_counter(), model.num_timesteps
     while time.perf_counter() - start < seconds:
         model.learn(rollout, reset_num_timesteps=False)
-    return (model.num_timesteps - before) / (time.perf_counter() - start)
+    elapsed = time.perf_counter() - start
+    spent = {name: watch.seconds / elapsed for name, watch in watches.items()}
+    inside = spent["look at nodes"] + spent["code blocks"]
+    shares = {
+        "look at nodes": spent["look at nodes"],
+        "code blocks": spent["code blocks"],
+        "the rest of the environment": spent["environment"] - inside,
+        "policy's decisions": spent["rollout"] - spent["environment"],
+        "update": spent["update"],
+    }
+    return (model.num_timesteps - before) / elapsed, shares
 
 
 def main() -> None:
@@ -134,11 +181,16 @@ def main() -> None:
     # As a training run does.
     torch.set_num_threads(1)
     ensure_compiled("train", report=print)
-    print(f"node decisions/s, 64x64 patches, {os.cpu_count()} cores, batch {BATCH}")
-    for kind in ("split half", "uniform", "raw"):
-        print(f"  single environment, {kind:10}  {bench_single(kind, seconds):10,.0f}")
-        print(f"  batched environment, {kind:10} {bench_batch(kind, seconds):10,.0f}")
-    print(f"  MaskablePPO end to end          {bench_ppo(max(seconds, 10)):10,.0f}")
+    print(f"node decisions/s (CPU µs each), 64x64 patches, {os.cpu_count()} cores, batch {BATCH}")
+    for rate in RATES:
+        for kind in ("split half", "uniform", "raw"):
+            for name, bench in (("single", bench_single), ("batched", bench_batch)):
+                speed, busy = bench(kind, cast(Rate, rate), seconds)
+                print(f"  {name:8} {rate:9} {kind:11} {speed:8,.0f} ({busy:.0f})")
+    speed, shares = bench_ppo(max(seconds, 10))
+    print(f"  MaskablePPO end to end, estimate {speed:7,.0f}")
+    for name, share in shares.items():
+        print(f"    {name:28} {share:5.1%}")
 
 
 if __name__ == "__main__":

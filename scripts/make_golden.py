@@ -14,7 +14,7 @@ import ambi_rl
 from ambi_rl.codec.bundle import Bundle, make_manifest
 from ambi_rl.codec.context import DEFAULT_LAMBDA_SCALE, DEFAULT_OFFSETS, DEFAULT_STRATEGIES
 from ambi_rl.codec.entropy.model import untrained
-from ambi_rl.codec.strategists import Strategist, for_effort
+from ambi_rl.codec.strategists import Strategist, for_search
 
 FOLDER = Path(__file__).parent.parent / "tests" / "golden"
 PHOTOGRAPHS = Path(ambi_rl.__file__).parent / "data" / "photographs"
@@ -53,14 +53,14 @@ def pictures() -> dict[str, tuple[Image.Image, float, Strategist]]:
     with_alpha.putalpha(ramp)
     every_offset = Strategist("search", candidates=4, offset_span=2, exact_chroma=True)
     return {
-        "photograph": (image, 75, for_effort(8)),
+        "photograph": (image, 75, for_search(8)),
         "offsets": (image, 55, every_offset),
-        "fine": (image.crop((0, 0, 41, 35)), 100, for_effort(6)),
-        "coarse": (image, 5, for_effort(7)),
-        "gray": (image.convert("L"), 60, for_effort(7)),
-        "alpha": (with_alpha, 70, for_effort(5)),
+        "fine": (image.crop((0, 0, 41, 35)), 100, for_search(6)),
+        "coarse": (image, 5, for_search(7)),
+        "gray": (image.convert("L"), 60, for_search(7)),
+        "alpha": (with_alpha, 70, for_search(5)),
         "small_blocks": (image, 40, Strategist("fixed", fixed_size=4)),
-        "one_pixel": (image.crop((3, 3, 4, 4)), 80, for_effort(7)),
+        "one_pixel": (image.crop((3, 3, 4, 4)), 80, for_search(7)),
     }
 
 

@@ -33,7 +33,7 @@ from ambi_rl.codec.entropy import layout
 from ambi_rl.codec.entropy.fit import fit_entropy
 from ambi_rl.codec.entropy.model import Tensors, untrained
 from ambi_rl.codec.frame import Planes
-from ambi_rl.codec.strategists import for_effort
+from ambi_rl.codec.strategists import for_search
 from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.data.source import PhotographSource, list_photographs, split_held_out
 from ambi_rl.training.level_network import fit_level_network
@@ -126,7 +126,7 @@ class Stages:
         bundle = Bundle(manifest, untrained())
         images = draw(self.photographs, self.arguments.quick_patches, self.arguments.seed)
         report = progress("plain")
-        strategist = for_effort(QUICK_EFFORT)
+        strategist = for_search(QUICK_EFFORT)
         return replace(bundle, entropy=fit_entropy(images, bundle, strategist, report=report))
 
     def network(self) -> Bundle:
@@ -136,7 +136,7 @@ class Stages:
         entropy = fit_level_network(
             images,
             bundle,
-            for_effort(QUICK_EFFORT),
+            for_search(QUICK_EFFORT),
             epochs=self.arguments.epochs,
             seed=self.arguments.seed,
             report=lambda line: print(line, flush=True),
@@ -148,7 +148,7 @@ class Stages:
         network = self.result("network")
         start = replace(network, entropy=untrained() | network_of(network))
         images = draw(self.photographs, self.arguments.patches, self.arguments.seed + 2)
-        strategist = for_effort(self.arguments.effort)
+        strategist = for_search(self.arguments.effort)
         report = progress("entropy")
         return replace(start, entropy=fit_entropy(images, start, strategist, report=report))
 

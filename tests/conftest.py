@@ -70,3 +70,39 @@ def plain_bundle() -> Bundle:
     manifest = make_manifest(strategies, offsets, 0.115, metrics={"note": "untrained"})
     policy = make_policy(1 + len(strategies) + len(offsets))
     return Bundle(manifest, untrained(), policy)
+
+
+TINY_RUN = [
+    "env.num_envs=8",
+    "env.patch_size=32",
+    "agent.n_steps=16",
+    "agent.hidden=16",
+    "agent.imitation.patches=12",
+    "agent.imitation.effort=5",
+    "agent.imitation.epochs=2",
+    "total_steps=0",
+    "checkpoint_every=128",
+    "entropy.refit_every=0",
+    "entropy.patches=2",
+    "evaluation.every=128",
+    "evaluation.images=1",
+    "evaluation.qualities=[40,70]",
+    "evaluation.search_effort=5",
+]
+"""Overrides of a training run of about a second."""
+
+
+@pytest.fixture(scope="session")
+def tiny_photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small pieces of shipped photographs, so that encoding them takes no time."""
+    folder = tmp_path_factory.mktemp("tiny_photographs")
+    for path in sorted(PHOTOGRAPHS.glob("*.webp"))[:4]:
+        with Image.open(path) as image:
+            image.convert("RGB").crop((100, 100, 196, 164)).save(folder / f"{path.stem}.png")
+    return folder
+
+
+@pytest.fixture
+def tiny(tiny_photographs: Path, tmp_path: Path) -> list[str]:
+    """Overrides of a tiny training run whose folder is in the test's own."""
+    return [*TINY_RUN, f"data.folder={tiny_photographs}", f"runs={tmp_path}"]

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from ambi_rl.codec.bundle import default_bundle, save_bundle
-from ambi_rl.codec.strategists import for_effort
+from ambi_rl.codec.strategists import for_search
 from ambi_rl.errors import AmbiError
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "ablate.py"
@@ -65,7 +65,7 @@ def test_rows_can_change_the_search_of_an_effort() -> None:
     parse_row = runpy.run_path(str(SCRIPT))["parse_row"]
     codec = parse_row("quick: effort=9, candidates=2, exact_chroma=no, restoration=no", 5)
     assert not codec.restoration
-    assert codec.strategist == replace(for_effort(9), candidates=2, exact_chroma=False)
+    assert codec.strategist == replace(for_search(9), candidates=2, exact_chroma=False)
 
 
 def test_bundles_are_rows(folder: Path, tmp_path: Path) -> None:

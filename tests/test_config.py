@@ -37,11 +37,11 @@ def composed(*overrides: str) -> TrainConfig:
 @pytest.mark.parametrize("choice", [(g, name) for g, names in GROUPS.items() for name in names])
 def test_every_choice_composes(choice: tuple[str, str]) -> None:
     group, name = choice
-    needs = {"folder": ["data.folder=somewhere"], "task": [f"reward.task.model={CONF}/model.pt2"]}
-    extra = needs.get(name, [])
+    place = {"folder": "folder", "list": "list_file", "shards": "shards"}.get(name)
+    extra = [f"data.{place}=somewhere"] if place else []
     if name == "task":
-        with pytest.raises(ConfigError, match="model.pt2 does not exist"):
-            composed("reward=task", *extra)
+        with pytest.raises(ConfigError, match=r"model\.pt2 does not exist"):
+            composed("reward=task", "reward.task.model=model.pt2")
         return
     config = composed(f"{group}={name}", *extra)
     assert config.total_steps > 0
@@ -88,6 +88,14 @@ def test_structural_rewards_get_credit_over_steps() -> None:
         composed("reward=ms_ssim", "agent.credit=tree")
 
 
+@pytest.mark.usefixtures("composer")
+def test_photographs_come_from_one_place() -> None:
+    with pytest.raises(ConfigError, match=r"data\.folder and data\.shards are both given"):
+        composed("data=shards", "data.shards=x", "data.folder=y")
+    with pytest.raises(ConfigError, match="shards are read from front to back"):
+        composed("data=shards", "data.shards=x", "data.access=random")
+
+
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_key_has_a_comment(path: Path) -> None:
     lines = path.read_text().splitlines()
@@ -126,6 +134,10 @@ MISTAKES = {
     "evaluation.metric=pnsr": r"did you mean psnr\?",
     "evaluation.qualities=[50]": "two or more",
     "data=folder": "data.folder has no value",
+    "data=shards": "data.shards has no value",
+    "data.access=sequential": "data.access is 'sequential'; it can be auto, random, stream",
+    "data.workers=0": "data.workers is 0",
+    "checkpoint_keep=0": "checkpoint_keep is 0",
     "name=a/b": "name is 'a/b'",
     "seed=[1": r"\S",
 }

@@ -123,7 +123,7 @@ def test_errors_name_the_folder(tmp_path: Path) -> None:
         list_photographs(tmp_path)
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"not a picture")
-    with pytest.raises(ConfigError, match=r"bad\.png cannot be"):
+    with pytest.raises(ConfigError, match=r"none of the 1 photographs can be used.*bad\.png"):
         PhotographSource([bad], 32, (50, 50))
     with pytest.raises(ConfigError, match=r"bad\.png cannot be"):
         read_photograph(bad)

@@ -16,7 +16,7 @@ from ambi_rl.agents.imitation import decision_sequence
 from ambi_rl.codec.bundle import Bundle, default_bundle
 from ambi_rl.codec.frame import encode_frame
 from ambi_rl.codec.process import BlockCodingBatch
-from ambi_rl.codec.strategists import Strategist, by_name, for_effort
+from ambi_rl.codec.strategists import Strategist, by_name, for_search
 from ambi_rl.envs import ENVIRONMENT_ID, BlockCodingEnv, BlockCodingVectorEnv
 from ambi_rl.envs.sb3 import BlockCodingVecEnv
 from ambi_rl.errors import ConfigError, UsageError
@@ -261,7 +261,7 @@ def test_advice_is_what_the_search_decides_and_changes_nothing() -> None:
     env.reset(seed=4)
     patch = env.episodes.patches[0]
     assert patch is not None
-    search = for_effort(5)
+    search = for_search(5)
     frame = encode_frame(patch.planes, patch.step, bundle, search)
     plain, asked = (BlockCodingBatch(1, 64, 64, bundle, threads=1) for _ in range(2))
     for process in (plain, asked):

@@ -19,7 +19,7 @@ import ambi_rl
 from ambi_rl.codec.bundle import Bundle, save_bundle
 from ambi_rl.codec.color import rgb_to_planes
 from ambi_rl.codec.frame import encode_frame
-from ambi_rl.codec.strategists import for_effort
+from ambi_rl.codec.strategists import for_search
 
 GOLDEN = Path(__file__).parent / "golden"
 MAKE_GOLDEN = Path(__file__).parent.parent / "scripts" / "make_golden.py"
@@ -71,7 +71,7 @@ def test_other_processes_decode_the_same_planes(
     tmp_path: Path, photograph: Image.Image, default_bundle: Bundle, variables: dict[str, str]
 ) -> None:
     planes = rgb_to_planes(np.asarray(photograph)[20:61, 30:67])
-    encoded = encode_frame(planes, 300, default_bundle, for_effort(8))
+    encoded = encode_frame(planes, 300, default_bundle, for_search(8))
     crc = decode_elsewhere(
         tmp_path, encoded.payload, default_bundle, planes.shape, 300, **variables
     )
@@ -96,7 +96,7 @@ import sys
 import numpy as np
 from ambi_rl.codec.bundle import load_bundle
 from ambi_rl.codec.frame import decode_frame, encode_frame
-from ambi_rl.codec.strategists import Strategist, for_effort
+from ambi_rl.codec.strategists import Strategist, for_effort, for_search
 from ambi_rl.errors import CorruptFileError
 bundle = load_bundle(sys.argv[1])
 rng = np.random.default_rng(0)

@@ -12,7 +12,14 @@ from ambi_rl.codec import tables
 from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.color import rgb_to_planes
 from ambi_rl.codec.frame import COST_UNIT, Planes, decode_frame, encode_frame
-from ambi_rl.codec.strategists import EFFORTS, STRATEGISTS, Strategist, by_name, for_effort
+from ambi_rl.codec.strategists import (
+    EFFORTS,
+    STRATEGISTS,
+    Strategist,
+    by_name,
+    for_effort,
+    for_search,
+)
 from ambi_rl.errors import BundleError, CorruptFileError, UsageError
 
 
@@ -42,7 +49,7 @@ def test_round_trip_is_exact(planes: Planes, default_bundle: Bundle, name: str, 
 
 
 def test_every_transform_is_of_use_and_round_trips(planes: Planes, default_bundle: Bundle) -> None:
-    encoded = encode_frame(planes, 600, default_bundle, for_effort(7))
+    encoded = encode_frame(planes, 600, default_bundle, for_search(7))
     kinds = {d.transform for d in encoded.decisions if d.size <= 16 and d.transform >= 0}
     assert kinds == set(range(tables.NUM_TRANSFORMS))
     assert {d.transform for d in encoded.decisions if d.size == 32} <= {-1, tables.DCT_DCT}
@@ -70,8 +77,8 @@ def test_odd_sizes_with_search(
     planes: Planes, default_bundle: Bundle, shape: tuple[int, int]
 ) -> None:
     piece = np.ascontiguousarray(planes[:, : shape[0], : shape[1]])
-    round_trip(piece, 500, default_bundle, for_effort(7))
-    round_trip(piece[:1], 500, default_bundle, for_effort(8))
+    round_trip(piece, 500, default_bundle, for_search(7))
+    round_trip(piece[:1], 500, default_bundle, for_search(8))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 33), (33, 1), (5, 7), (37, 42), (64, 31)])
@@ -99,7 +106,7 @@ def test_residuals_of_full_range_fit_the_arithmetic(
 
 def test_a_finer_step_costs_more_and_errs_less(planes: Planes, default_bundle: Bundle) -> None:
     results = [
-        encode_frame(planes, step, default_bundle, for_effort(6)) for step in (200, 800, 3200)
+        encode_frame(planes, step, default_bundle, for_search(6)) for step in (200, 800, 3200)
     ]
     assert [len(r.payload) for r in results] == sorted(
         (len(r.payload) for r in results), reverse=True
@@ -111,7 +118,7 @@ def test_reported_error_is_the_planes_weighted_error(
     planes: Planes, default_bundle: Bundle
 ) -> None:
     whole = np.ascontiguousarray(planes[:, :64, :96])
-    encoded = encode_frame(whole, 800, default_bundle, for_effort(6))
+    encoded = encode_frame(whole, 800, default_bundle, for_search(6))
     squares = ((whole.astype(float) - encoded.planes) ** 2 / 16).sum(axis=(1, 2))
     assert encoded.error == pytest.approx(squares @ np.array([1, 3.26 / 3, 2.475 / 3]))
 
@@ -128,7 +135,7 @@ def test_search_beats_fixed_in_the_cost_it_minimises(
         return encoded.error + lagrangian * encoded.cost / COST_UNIT
 
     fixed = min(cost(Strategist("fixed", fixed_size=size)) for size in (4, 8, 16, 32))
-    quick, full = cost(for_effort(5)), cost(for_effort(9))
+    quick, full = cost(for_search(5)), cost(for_search(9))
     assert full < quick < fixed
 
 
@@ -139,7 +146,7 @@ def test_importance_moves_the_error_and_round_trips(planes: Planes, default_bund
     importance[:half] = 1.7
 
     def luma_error(importance: np.ndarray | None) -> tuple[float, float]:
-        encoded = encode_frame(planes, 700, default_bundle, for_effort(5), importance=importance)
+        encoded = encode_frame(planes, 700, default_bundle, for_search(5), importance=importance)
         decoded = decode_frame(
             encoded.payload, planes.shape[1], planes.shape[2], 3, 700, default_bundle
         )
@@ -160,16 +167,16 @@ def test_impossible_importance_is_refused(
     units = (-(-planes.shape[1] // 4), -(-planes.shape[2] // 4))
     with pytest.raises(UsageError, match="shape"):
         encode_frame(
-            planes, 700, default_bundle, for_effort(5), importance=np.ones((3, 3), np.float32)
+            planes, 700, default_bundle, for_search(5), importance=np.ones((3, 3), np.float32)
         )
     with pytest.raises(UsageError, match="positive"):
         encode_frame(
-            planes, 700, default_bundle, for_effort(5), importance=np.full(units, value, np.float32)
+            planes, 700, default_bundle, for_search(5), importance=np.full(units, value, np.float32)
         )
 
 
 def test_encoding_is_deterministic(planes: Planes, default_bundle: Bundle) -> None:
-    first, second = (encode_frame(planes, 900, default_bundle, for_effort(8)) for _ in range(2))
+    first, second = (encode_frame(planes, 900, default_bundle, for_search(8)) for _ in range(2))
     assert first.payload == second.payload
 
 
@@ -177,7 +184,7 @@ def test_truncated_payloads_raise_or_decode_but_never_crash(
     planes: Planes, default_bundle: Bundle
 ) -> None:
     piece = np.ascontiguousarray(planes[:, :40, :40])
-    payload = encode_frame(piece, 600, default_bundle, for_effort(5)).payload
+    payload = encode_frame(piece, 600, default_bundle, for_search(5)).payload
     failures = 0
     for length in range(len(payload)):
         try:
@@ -210,7 +217,7 @@ def test_a_policy_is_asked_for_when_the_bundle_has_none(
 
 def test_efforts_and_names_are_checked() -> None:
     assert for_effort(0) is STRATEGISTS["policy"]
-    assert for_effort(9) is EFFORTS[-1]
+    assert for_search(9) is EFFORTS[-1]
     with pytest.raises(UsageError, match="effort 10"):
         for_effort(10)
     with pytest.raises(UsageError, match="choose one of fixed"):

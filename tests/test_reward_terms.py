@@ -16,7 +16,7 @@ from torch import nn
 from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.color import planes_to_rgb, rgb_to_planes
 from ambi_rl.codec.frame import encode_frame
-from ambi_rl.codec.strategists import for_effort
+from ambi_rl.codec.strategists import for_search
 from ambi_rl.data import PhotographSource, list_photographs
 from ambi_rl.data.source import Patch
 from ambi_rl.envs.episodes import Episodes
@@ -45,7 +45,7 @@ def patch(source: PhotographSource) -> Patch:
 
 @pytest.fixture(scope="module")
 def pair(patch: Patch, default_bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
-    frame = encode_frame(patch.planes, STEP, default_bundle, for_effort(5))
+    frame = encode_frame(patch.planes, STEP, default_bundle, for_search(5))
     return planes_to_rgb(patch.planes), planes_to_rgb(frame.planes)
 
 
@@ -78,7 +78,7 @@ def encodings(patch: Patch, bundle: Bundle) -> list[tuple[float, np.ndarray]]:
     """Encodings of a patch from coarse to fine at one λ: bits and decoded planes."""
     found = []
     for offset in (4, 2, 0, -2, -4):
-        frame = encode_frame(patch.planes, round(STEP * 2 ** (offset / 6)), bundle, for_effort(5))
+        frame = encode_frame(patch.planes, round(STEP * 2 ** (offset / 6)), bundle, for_search(5))
         found.append((frame.cost / 65536, frame.planes))
     return found
 
@@ -194,7 +194,7 @@ def test_a_teacher_follows_the_weights(
         importance = reward.uniform_importance(SIZE, SIZE)
         np.testing.assert_allclose(importance, 1 / rate)
         frame = encode_frame(
-            patch.planes, STEP, default_bundle, for_effort(5), importance=importance
+            patch.planes, STEP, default_bundle, for_search(5), importance=importance
         )
         bits.append(frame.cost)
     assert bits[0] > 1.1 * bits[1] > 1.1 * 1.1 * bits[2]

@@ -180,28 +180,6 @@ def test_offsets_stay_possible_after_imitation_where_they_may_pay(
     assert least["psnr"] < 0.01 < least["ms_ssim"]
 
 
-@pytest.mark.slow
-def test_interrupting_keeps_the_run(
-    tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ambi_rl.training.callback import TrainingCallback
-
-    original = TrainingCallback._on_step
-
-    def interrupt(self: TrainingCallback) -> bool:
-        if self.num_timesteps > 200:
-            raise KeyboardInterrupt
-        return original(self)
-
-    monkeypatch.setattr(TrainingCallback, "_on_step", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        start(tmp_path, photographs, "name=run")
-    assert load_checkpoint(tmp_path / "run" / "last.pt").progress.steps > 200
-    monkeypatch.setattr(TrainingCallback, "_on_step", original)
-    train_command(["name=run", f"runs={tmp_path}", "resume=true"])
-    assert load_checkpoint(tmp_path / "run" / "last.pt").progress.steps >= 384
-
-
 def test_nothing_to_resume_or_export(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not the folder of a run"):
         train_command(["name=nothing", f"runs={tmp_path}", "resume=true"])

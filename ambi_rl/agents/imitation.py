@@ -26,15 +26,15 @@ from ambi_rl.codec.color import planes_to_rgb
 from ambi_rl.codec.frame import Decision, encode_frame
 from ambi_rl.codec.process import BlockCodingBatch
 from ambi_rl.codec.quality import STEP_SCALE
-from ambi_rl.codec.strategists import Strategist, for_effort
-from ambi_rl.data import PhotographSource
+from ambi_rl.codec.strategists import Strategist, for_search
+from ambi_rl.data import PatchSource
 from ambi_rl.data.source import Patch
 from ambi_rl.rewards import Reward
 
 SPLIT = 0
 _BATCH = 128
 """Patches replayed at a time."""
-_GLANCE = for_effort(5)
+_GLANCE = for_search(5)
 """Who encodes a patch first, so that it is known what goes wrong where."""
 
 Report = Callable[[float], None]
@@ -193,7 +193,7 @@ def importance_of(patch: Patch, bundle: Bundle, reward: Reward) -> npt.NDArray[n
 
 
 def collect_demonstrations(
-    source: PhotographSource,
+    source: PatchSource,
     bundle: Bundle,
     teacher: Strategist,
     reward: Reward,
@@ -264,7 +264,7 @@ def collect_demonstrations(
 
 def collect_visited(
     policy: Any,
-    source: PhotographSource,
+    source: PatchSource,
     bundle: Bundle,
     teacher: Strategist,
     reward: Reward,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ambi_rl import __version__
-from ambi_rl.cli.guard import EXIT_CODES, GuardedGroup
+from ambi_rl.cli.guard import EXIT_CODES, DefaultGroup, GuardedGroup
 from ambi_rl.errors import UsageError
 
 app = typer.Typer(
@@ -43,6 +45,14 @@ class StrategistName(enum.StrEnum):
     SEARCH = "search"
     POLICY = "policy"
     GUIDED = "guided"
+
+
+class MetricName(enum.StrEnum):
+    """What `runs plot --metric` accepts."""
+
+    PSNR = "psnr"
+    SSIM = "ssim"
+    MS_SSIM = "ms_ssim"
 
 
 BundleOption = Annotated[
@@ -232,10 +242,26 @@ def info(
     info_command(source, as_json=as_json)
 
 
-def _missing_extra(error: ModuleNotFoundError) -> UsageError:
-    return UsageError(
-        f'this command needs {error.name}, which is not installed: pip install "ambi-rl[train]"'
-    )
+_EXTRAS = dict.fromkeys(_TRAIN_MODULES, "train") | {"matplotlib": "study", "optuna": "study"}
+
+
+@contextmanager
+def _extras() -> Iterator[None]:
+    """Name the extra to install if a module is missing.
+
+    Raises:
+        UsageError: One is.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        raise UsageError(
+            f"this command needs {error.name}, which is not installed: "
+            f'pip install "ambi-rl[{extra}]"'
+        ) from error
 
 
 @app.command(
@@ -250,18 +276,16 @@ def train(ctx: typer.Context) -> None:
     ambi train experiment=demo                    a small run, minutes
     ambi train agent=a2c reward=ms_ssim           other parts of the configuration
     ambi train --cfg job                          show the configuration and exit
-    ambi train -m reward=psnr,ssim seed=1,2       several runs
+    ambi train -m name=X reward=psnr,ssim seed=1,2  several runs, in runs/X/0, 1…; the same command
+                                                  again goes on where it stopped
+    ambi train -m … hydra/launcher=parallel       side by side; also ray, slurm, local
 
-    The run is written to runs/NAME. Needs pip install "ambi-rl[train]".
+    The run is written to runs/NAME. Needs pip install "ambi-rl[train]", for launchers "ambi-rl[cluster]".
     """  # noqa: D301 - the control character tells Typer to keep the lines
-    try:
+    with _extras():
         from ambi_rl.cli.train import train_command
 
         train_command(ctx.args)
-    except ModuleNotFoundError as error:
-        if error.name in _TRAIN_MODULES:
-            raise _missing_extra(error) from error
-        raise
 
 
 @app.command(epilog=EXIT_CODES)
@@ -275,11 +299,103 @@ def export(
 
     Needs pip install "ambi-rl[train]"; using the bundle does not.
     """
-    try:
+    with _extras():
         from ambi_rl.cli.train import export_command
 
         export_command(run, target)
-    except ModuleNotFoundError as error:
-        if error.name in _TRAIN_MODULES:
-            raise _missing_extra(error) from error
-        raise
+
+
+@app.command(epilog=EXIT_CODES)
+def study(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[STUDY] [KEY=VALUE]...",
+            help="YAML file or name in conf/study (default), study.KEY=VALUE for what it says, "
+            "KEY=VALUE for every trial.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option("-j", "--jobs", min=1, help="Trials side by side on this machine.")
+    ] = 1,
+    is_worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, hidden=True)] = None,
+) -> None:
+    """Search for the best configuration with Optuna.
+
+    \b
+    ambi study name=lr -j 2                        search conf/study/default.yaml
+    ambi study mine.yaml name=mine agent=ppo       search what the file says
+    ambi study name=lr study.trials=80             go on with a study, here to more trials
+
+    Each trial is a run in runs/NAME/TRIAL. The same command, or its name alone, goes on where a study
+    stopped; several at once, also on several machines that share the folder, work on the same study.
+    The objective is the held-out BD-rate. Needs pip install "ambi-rl[study]".
+    """  # noqa: D301 - the control character tells Typer to keep the lines
+    with _extras():
+        from ambi_rl.cli.study import study_command
+
+        study_command(words or [], jobs=jobs, is_worker=is_worker, threads=threads)
+
+
+runs_app = typer.Typer(
+    cls=DefaultGroup,
+    no_args_is_help=False,
+    rich_markup_mode=None,
+    help="List runs and sweeps, compare and plot them: ambi runs [FOLDER].",
+)
+app.add_typer(runs_app, name="runs")
+
+RunsArgument = Annotated[
+    list[Path], typer.Argument(metavar="RUN...", help="Run folders; a sweep stands for its runs.")
+]
+
+
+@runs_app.command("list", epilog=EXIT_CODES)
+def runs_list(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where to look, folders below too.")
+    ] = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """List runs: status, steps, seconds, agent, reward, best and last held-out BD-rate.
+
+    A run is running, finished, failed, interrupted, pruned, or killed: it says that it runs, but its
+    process is gone. "list" may be left out.
+    """
+    with _extras():
+        from ambi_rl.cli.runs import list_command
+
+        list_command(folder, as_json=as_json)
+
+
+@runs_app.command("compare", epilog=EXIT_CODES)
+def runs_compare(runs: RunsArgument, as_json: JsonOption = False) -> None:
+    """Show where configurations differ, and metrics, side by side."""
+    with _extras():
+        from ambi_rl.cli.runs import compare_command
+
+        compare_command(runs, as_json=as_json)
+
+
+@runs_app.command("plot", epilog=EXIT_CODES)
+def runs_plot(
+    runs: RunsArgument,
+    target: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="FILE", help=".png, .svg, .pdf or .html to write."),
+    ],
+    metric: Annotated[
+        MetricName | None,
+        typer.Option(help="Of the rate-distortion curves.", show_default="the objective's"),
+    ] = None,
+) -> None:
+    """Plot rate-distortion curves and learning curves of held-out photographs.
+
+    Each run's best evaluation is drawn, with the baselines fixed and search. Needs
+    pip install "ambi-rl[study]".
+    """
+    with _extras():
+        from ambi_rl.cli.runs import plot_command
+
+        plot_command(runs, target, None if metric is None else metric.value)

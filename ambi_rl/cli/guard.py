@@ -25,6 +25,7 @@ EXIT_CODES = """Exit codes:
   5    the file or bundle is of a newer format version
   6    the file's bundle is not at hand
   7    the bundle cannot be used
+  8    training met a number that is not finite
   70   a mistake in ambi-rl itself
   130  interrupted
 
@@ -68,3 +69,17 @@ class GuardedGroup(TyperGroup):
                 f"please report it with the output of {DEBUG_VARIABLE}=1",
                 INTERNAL_ERROR,
             )
+
+
+class DefaultGroup(TyperGroup):
+    """A group whose command `list` is meant where none is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put in the command's name if it was left out.
+
+        Args:
+            ctx: Typer's context.
+            args: Of the command line.
+        """
+        is_named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if is_named else ["list", *args])

@@ -16,6 +16,8 @@ from ambi_rl.errors import ConfigError, UsageError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from ambi_rl.training.config import TrainConfig
+
 _PACKAGE = "ambi_rl.conf"
 _CONFIG = "config"
 _VERSION_BASE = "1.3"
@@ -47,11 +49,11 @@ def _value_of(overrides: list[str], key: str) -> str | None:
     return values[-1] if values else None
 
 
-def _with_resumed(overrides: list[str]) -> list[str]:
-    """Put the overrides a run was started with before those that are to change it.
+def _with_resumed(overrides: list[str], *, multirun: bool) -> list[str]:
+    """Put the overrides a run or a sweep was started with before those that are to change it.
 
     Raises:
-        ConfigError: It is not said which run, or there is none.
+        ConfigError: It is not said which, or there is none.
     """
     resume = _value_of(overrides, "resume")
     if resume is None or resume.lower() in ("null", "false"):
@@ -68,17 +70,24 @@ def _with_resumed(overrides: list[str]) -> list[str]:
     else:
         folder = Path(resume)
     try:
-        before = json.loads((folder / "overrides.json").read_text())
-    except (OSError, ValueError):
+        if multirun:
+            before = json.loads((folder / "sweep.json").read_text())["overrides"]
+        else:
+            before = json.loads((folder / "overrides.json").read_text())
+    except (OSError, ValueError, KeyError, TypeError):
+        what = "sweep" if multirun else "run"
         raise ConfigError(
-            f"{folder} is not the folder of a run; check name, runs or resume"
+            f"{folder} is not the folder of a {what}; check name, runs or resume"
         ) from None
     own = [o for o in overrides if o.partition("=")[0] not in ("name", "runs", "resume")]
-    kept = [o for o in before if o.partition("=")[0] not in ("name", "runs", "resume")]
-    return [*kept, *own, f"name={folder.name}", f"runs={folder.parent}", "resume=true"]
+    changed = {o.partition("=")[0] for o in own} | {"name", "runs", "resume"}
+    kept = [o for o in before if o.partition("=")[0] not in changed]
+    # Each run of a sweep finds out by itself whether there is something to go on with.
+    end = [] if multirun else ["resume=true"]
+    return [*kept, *own, f"name={folder.name}", f"runs={folder.parent}", *end]
 
 
-def _check(overrides: list[str], *, multirun: bool) -> None:
+def check_overrides(overrides: list[str], *, multirun: bool) -> None:
     """Compose what was asked for, to report a mistake in one line before Hydra takes over.
 
     Raises:
@@ -89,6 +98,7 @@ def _check(overrides: list[str], *, multirun: bool) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from ambi_rl.sweeps.sweep import swept_values
     from ambi_rl.training.config import explain, keys_of, register, to_config
 
     register()
@@ -106,8 +116,7 @@ def _check(overrides: list[str], *, multirun: bool) -> None:
                     continue
                 text = [parsed.input_line or ""]
                 if multirun and parsed.is_sweep_override():
-                    key = parsed.get_key_element()
-                    text = [f"{key}={value}" for value in parsed.sweep_string_iterator()]
+                    text = swept_values(parsed)
                 # Each choice once, the others at their first: mistakes do not depend on combinations.
                 first = [*choices[0], text[0]]
                 choices = [
@@ -130,25 +139,55 @@ def _check(overrides: list[str], *, multirun: bool) -> None:
             raise explain(error, known) from error
 
 
+def compose_config(overrides: list[str]) -> TrainConfig:
+    """A checked configuration, without running anything.
+
+    Raises:
+        ConfigError: A key, group or value is wrong.
+    """
+    from hydra import compose, initialize_config_module
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from ambi_rl.training.config import explain, register, to_config
+
+    register()
+    try:
+        with initialize_config_module(_PACKAGE, version_base=_VERSION_BASE):
+            return to_config(compose(_CONFIG, overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        # Composes again, slowly, to find out what was meant.
+        check_overrides(overrides, multirun=False)
+        raise explain(error) from error
+
+
 def train_command(arguments: list[str]) -> None:
-    """Train; everything on the command line is Hydra's.
+    """Train; everything on the command line is Hydra's, but for -m, which goes on where it stopped.
 
     Args:
         arguments: Overrides and Hydra's flags, for example experiment=demo, -m or --cfg job.
 
     Raises:
         ConfigError: A key, group or value is wrong, or the run exists already.
+        SweepError: Some runs of a sweep did not finish.
     """
     overrides, flags = _split(arguments)
+    multirun = flags.multirun or _value_of(overrides, "hydra.mode") == "MULTIRUN"
     if not (flags.hydra_help or flags.shell_completion or flags.info):
-        resumed = _with_resumed(overrides)
+        resumed = _with_resumed(overrides, multirun=multirun)
         arguments = [a for a in arguments if a not in overrides] + resumed
-        _check(resumed, multirun=flags.multirun)
+        if multirun:
+            from ambi_rl.sweeps.sweep import check_launcher, run_sweep
+
+            check_launcher(resumed)
+        check_overrides(resumed, multirun=multirun)
         overrides = resumed
+        if multirun and not flags.cfg:
+            run_sweep(overrides, package=_PACKAGE, config_name=_CONFIG, version=_VERSION_BASE)
+            return
 
     import hydra
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
     from ambi_rl.training.config import register, to_config
     from ambi_rl.training.run import train
@@ -158,7 +197,6 @@ def train_command(arguments: list[str]) -> None:
 
     def task(composed: DictConfig) -> float:
         settings = HydraConfig.get()
-        sweeping = settings.mode == RunMode.MULTIRUN
         try:
             metrics = train(
                 to_config(composed),
@@ -166,8 +204,6 @@ def train_command(arguments: list[str]) -> None:
                 overrides=list(settings.overrides.task),
             )
         except Exception as error:
-            if sweeping:
-                raise
             # Hydra would print a traceback; the command line has a line and an exit code for it.
             failure.append(error)
             return math.nan
@@ -203,10 +239,10 @@ def export_command(run: Path, target: Path) -> None:
     folder = RunFolder(run)
     if not run.is_dir():
         raise UsageError(f"{run} is not the folder of a run; train first: ambi train")
-    source = folder.best if folder.best.is_file() else folder.last
-    if not source.is_file():
+    sources = [folder.best] if folder.best.is_file() else folder.checkpoints
+    if not sources:
         raise UsageError(f"{run} has no checkpoint yet; let `ambi train` run for longer")
-    checkpoint = load_checkpoint(source)
+    checkpoint = load_checkpoint(sources[0])
     save_bundle(checkpoint.bundle, target)
     metrics = checkpoint.bundle.manifest["metrics"]
     gain = metrics.get("bd_rate_vs_fixed")

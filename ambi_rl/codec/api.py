@@ -93,10 +93,12 @@ def resolve_bundle(bundle: BundleLike | None) -> Bundle:
     return bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
 
 
-def resolve_strategist(strategist: Strategist | str | None, effort: int) -> Strategist:
-    """The strategist that is named, or the one that `effort` stands for."""
+def resolve_strategist(
+    strategist: Strategist | str | None, effort: int, bundle: Bundle
+) -> Strategist:
+    """The strategist that is named, or the one that `effort` stands for with this bundle."""
     if strategist is None:
-        return for_effort(effort)
+        return for_effort(effort, policy=bool(bundle.policy))
     return strategist if isinstance(strategist, Strategist) else by_name(strategist)
 
 
@@ -235,8 +237,8 @@ def encode_image(
     """Encode a picture at a quality; arguments and errors as for `ambi_rl.encode`."""
     quality = round(quality, 2) if isinstance(quality, float) else quality
     step_from_quality(quality)  # What is out of range is refused before any work is done.
-    chosen = resolve_strategist(strategist, effort)
     codec = resolve_bundle(bundle)
+    chosen = resolve_strategist(strategist, effort, codec)
     prepared = prepare_image(image, strip=strip)
     ensure_compiled("encode", report=announce)
     return encode_prepared(

@@ -26,7 +26,7 @@ from ambi_rl.errors import BundleError
 
 DEFAULT_STRATEGIES = list(tables.PREDICTOR_NAMES)
 DEFAULT_OFFSETS = [-4, -2, 0, 2, 4]
-DEFAULT_LAMBDA_SCALE = 0.13
+DEFAULT_LAMBDA_SCALE = 0.104
 """λ/Δ²; the near-optimum measured for squared error, see docs/rate-distortion.md."""
 
 

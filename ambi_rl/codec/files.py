@@ -47,11 +47,17 @@ def check_target(path: Path, *, overwrite: bool = True) -> None:
         raise UsageError(f"{path} exists; remove it or leave out --no-overwrite")
 
 
-def write_file(path: Path, data: bytes, *, overwrite: bool = True) -> None:
+def write_file(path: Path, data: bytes, *, overwrite: bool = True, durable: bool = False) -> None:
     """Write a file: all of it under its name, or nothing.
 
     The data goes to a temporary file beside the target, which then takes the target's name. Links are
     followed; a device or a pipe is written to directly.
+
+    Args:
+        path: The target.
+        data: Its content.
+        overwrite: Whether an existing file is replaced.
+        durable: Whether to wait until it is on the disk, so that not even a power failure takes it back.
 
     Raises:
         UsageError: see `check_target`, or the folder may not be written to.
@@ -63,7 +69,7 @@ def write_file(path: Path, data: bytes, *, overwrite: bool = True) -> None:
         if target.exists() and not target.is_file():
             target.write_bytes(data)
         else:
-            _replace(target, data)
+            _replace(target, data, durable)
     except PermissionError:
         raise UsageError(f"{path} may not be written; check the folder's permissions") from None
     except BrokenPipeError:
@@ -72,14 +78,24 @@ def write_file(path: Path, data: bytes, *, overwrite: bool = True) -> None:
         raise AmbiError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _replace(target: Path, data: bytes) -> None:
+def _replace(target: Path, data: bytes, durable: bool) -> None:
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
         temporary.chmod(_mode(target))
         temporary.replace(target)
+        if durable:
+            # The name is part of the folder, which has to reach the disk as well.
+            folder = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,9 @@ Rate = Literal["model", "estimate"]
 _MODES: dict[str, int] = {"model": COUNT, "estimate": ESTIMATE}
 RATES = tuple(_MODES)
 """How bits can be counted, see `BlockCodingBatch`."""
+
+_ADAPTING = ("probs", "weights")
+"""What of a process adapts from what the bundle gives: large, and mostly as it began."""
 
 
 @kernel
@@ -271,6 +274,8 @@ class BlockCodingBatch:
         self._pool = ThreadPoolExecutor(workers - 1) if workers > 1 else None
         self._new: list[int] = []
         """Processes whose pictures have not been looked at."""
+        self._began = [(self._counters, self._mixers)] * batch
+        """Adapting state that each process began with, which need not be the present bundle's."""
 
     @property
     def bundle(self) -> Bundle:
@@ -298,6 +303,7 @@ class BlockCodingBatch:
         picture.decoded[...] = 0
         picture.state.probs[...] = self._counters
         picture.state.weights[...] = self._mixers
+        self._began[index] = (self._counters, self._mixers)
         start_encoding(picture.state.registers)
         picture.state.registers[MODE] = self._mode
         begin(picture, self.planes, self.height, self.width, step)
@@ -472,6 +478,79 @@ class BlockCodingBatch:
     def lagrangian(self, index: int) -> float:
         """λ in J = error + λ·bits for this episode's quantizer step."""
         return float(_lambda(self._member(index), self._context.constants))
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Copies of all that the running processes hold, from which `restore` goes on exactly.
+
+        Of the adapting counters and mixers (0.7 MB a process) only what differs from where the process began
+        is kept, with the few arrays that any of them began with.
+        """
+        arrays = {name: np.array(memory) for name, memory in self._memory().items()}
+        for kind, name in enumerate(_ADAPTING):
+            arrays |= self._differences(name, [pair[kind] for pair in self._began])
+        return arrays | {"new": np.array(self._new, np.int64)}
+
+    def restore(self, state: dict[str, npt.NDArray[Any]]) -> None:
+        """Go on from what `state` returned, with the bundle in use that was in use then.
+
+        Raises:
+            UsageError: It is the state of a batch of another size, or of another version; nothing is changed.
+        """
+        memory = self._memory()
+        expected = {name: (array.shape, array.dtype) for name, array in memory.items()}
+        found = {name: (state[name].shape, state[name].dtype) for name in memory if name in state}
+        sizes = [
+            state[f"{name}_began"].shape[1:] == self._adapting(name).shape[1:]
+            for name in _ADAPTING
+            if f"{name}_began" in state
+        ]
+        if found != expected or sizes != [True] * len(_ADAPTING):
+            raise UsageError("they are of another number or size of patches, or of another version")
+        for name, array in memory.items():
+            array[...] = state[name]
+        self._began = list(zip(*(self._rebuild(name, state) for name in _ADAPTING), strict=True))
+        self._new = state["new"].tolist()
+
+    def _adapting(self, name: str) -> npt.NDArray[Any]:
+        """An adapting part of every process, [B, ...]."""
+        records: Any = self._picture.state
+        return np.asarray(records[name])
+
+    def _memory(self) -> dict[str, npt.NDArray[Any]]:
+        """Everything else that a process holds, by name, [B, ...]."""
+        records: Any = self._picture.state
+        memory = {"done": self.done}
+        memory |= {k: v for k, v in self._picture._asdict().items() if k != "state"}
+        return memory | {k: records[k] for k in records.dtype.names if k not in _ADAPTING}
+
+    def _differences(
+        self, name: str, began: Sequence[npt.NDArray[Any]]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """An adapting part as its differences from what each process began with."""
+        distinct = list({id(array): array for array in began}.values())
+        places = {id(array): number for number, array in enumerate(distinct)}
+        pairs = list(zip(self._adapting(name), began, strict=True))
+        changed = [np.flatnonzero(now != first).astype(np.int32) for now, first in pairs]
+        values = [now[where] for (now, _), where in zip(pairs, changed, strict=True)]
+        return {
+            f"{name}_began": np.stack(distinct),
+            f"{name}_which": np.array([places[id(array)] for array in began], np.int64),
+            f"{name}_counts": np.array([len(where) for where in changed], np.int64),
+            f"{name}_where": np.concatenate(changed),
+            f"{name}_values": np.concatenate(values),
+        }
+
+    def _rebuild(self, name: str, state: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """Set an adapting part from `_differences`; returns what each process began with."""
+        distinct = list(np.ascontiguousarray(state[f"{name}_began"]))
+        began = [distinct[number] for number in state[f"{name}_which"]]
+        ends = np.cumsum(state[f"{name}_counts"])[:-1]
+        where = np.split(state[f"{name}_where"], ends)
+        values = np.split(state[f"{name}_values"], ends)
+        for b, now in enumerate(self._adapting(name)):
+            now[...] = began[b]
+            now[where[b]] = values[b]
+        return began
 
     def close(self) -> None:
         """Stop the worker threads."""

@@ -392,8 +392,8 @@ def encode_to_target(
     Raises:
         UsageError: No quality meets the target; the message says what can be reached.
     """
-    chosen = resolve_strategist(strategist, effort)
     codec = resolve_bundle(bundle)
+    chosen = resolve_strategist(strategist, effort, codec)
     prepared = prepare_image(image, strip=strip)
     ensure_compiled("encode", report=announce)
 

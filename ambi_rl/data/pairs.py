@@ -15,7 +15,7 @@ from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.files import read_file, write_file
 from ambi_rl.codec.frame import encode_frame
 from ambi_rl.codec.quality import STEP_SCALE
-from ambi_rl.codec.strategists import for_effort
+from ambi_rl.codec.strategists import for_search
 from ambi_rl.data.source import PhotographSource
 from ambi_rl.errors import ConfigError
 
@@ -131,7 +131,7 @@ class PairFolder:
             steps[k] = round(STEP_SCALE * s.lowest_step * 2 ** (octaves * fraction))
             patch = self._photographs.sample(rng)
             pixels[k, 0] = patch.planes
-            frame = encode_frame(patch.planes, int(steps[k]), self._bundle, for_effort(s.effort))
+            frame = encode_frame(patch.planes, int(steps[k]), self._bundle, for_search(s.effort))
             pixels[k, 1] = frame.planes
         # The steps are written last: a file of pixels without them is not counted, and made again.
         for kind, array in (("pixels", pixels), ("steps", steps)):

@@ -1,4 +1,4 @@
-"""From folders of photographs to random patches, weighted towards texture."""
+"""Photographs in memory's reach: from folders to random patches, weighted towards texture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,9 @@ from ambi_rl.codec.color import rgb_to_planes
 from ambi_rl.codec.files import read_file
 from ambi_rl.codec.image_io import open_image
 from ambi_rl.codec.quality import step_from_quality
-from ambi_rl.errors import AmbiError, ConfigError
-
-SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".ppm")
-HELD_OUT_PREFIX = "held-out-"
+from ambi_rl.data.shards import HELD_OUT_PREFIX, SUFFIXES, walk
+from ambi_rl.data.skipped import Skipped
+from ambi_rl.errors import AmbiError, ConfigError, UsageError
 
 _GRID = 8
 """Patches start at multiples of this many pixels."""
@@ -48,16 +47,51 @@ class Patch(NamedTuple):
     x: int
 
 
+class PatchSource(Protocol):
+    """Where episodes' patches come from: `PhotographSource` or `ambi_rl.data.stream.StreamSource`.
+
+    Attributes:
+        patch_size: Side of a patch in pixels.
+        skipped: What cannot be used.
+    """
+
+    patch_size: int
+    skipped: Skipped
+
+    def sample(
+        self,
+        rng: np.random.Generator,
+        *,
+        path: Path | None = None,
+        quality: float | None = None,
+        position: tuple[int, int] | None = None,
+    ) -> Patch:
+        """Draw a patch, with what is given instead of what is drawn."""
+
+    def state(self) -> dict[str, Any]:
+        """What later patches depend on besides the generators that are handed in."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned.
+
+        Raises:
+            UsageError: It is the state of other data.
+        """
+
+    def close(self) -> None:
+        """Stop workers, if there are any."""
+
+
 def shipped_folder() -> Path:
     """The folder of photographs that come with the package."""
     return Path(__file__).parent / "photographs"
 
 
 def list_photographs(folders: str | Path | Iterable[str | Path] | None) -> list[Path]:
-    """Picture files of folders (not of folders within them), or files named directly, by name.
+    """Picture files of folders and of the folders within them, or files named directly, by name.
 
     Args:
-        folders: Folders and files; None for the shipped photographs.
+        folders: Folders and files; None for the shipped photographs. Hidden files and folders are left out.
 
     Raises:
         ConfigError: A folder does not exist or holds no picture.
@@ -72,7 +106,7 @@ def list_photographs(folders: str | Path | Iterable[str | Path] | None) -> list[
             continue
         if not source.is_dir():
             raise ConfigError(f"data.folder: {source} does not exist; name a folder of photographs")
-        pictures = [p for p in source.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()]
+        pictures = [source / name for name in walk(source)]
         if not pictures:
             raise ConfigError(
                 f"data.folder: {source} holds no photographs ({', '.join(s[1:] for s in SUFFIXES)})"
@@ -107,6 +141,23 @@ def split_held_out(paths: Sequence[Path], every: int) -> tuple[list[Path], list[
     return train, held
 
 
+def decode_photograph(data: bytes, name: str) -> Pixels:
+    """A photograph as RGB from its file's bytes.
+
+    Args:
+        data: Of the file.
+        name: What to call it in messages.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        AmbiError: It is not a picture, damaged or too large.
+    """
+    # Transparency is not trained on, so it is simply left out.
+    return np.asarray(open_image(data, name).convert("RGB"), np.uint8)
+
+
 def read_photograph(path: Path) -> Pixels:
     """Read a photograph as RGB.
 
@@ -117,9 +168,7 @@ def read_photograph(path: Path) -> Pixels:
         ConfigError: It cannot be read as a picture.
     """
     try:
-        image = open_image(read_file(path), path.name)
-        # Transparency is not trained on, so it is simply left out.
-        return np.asarray(image.convert("RGB"), np.uint8)
+        return decode_photograph(read_file(path), path.name)
     except AmbiError as error:
         raise ConfigError(f"photograph {path} cannot be used: {error}") from error
     except OSError as error:
@@ -160,17 +209,22 @@ class PhotographSource:
 
     A patch's photograph and quality are drawn uniformly, its position with a probability that grows with
     texture. What is drawn depends on the generator that is handed in and on nothing else, so equal seeds
-    give equal episodes. Decoded photographs are kept in memory up to `cache_bytes`.
+    give equal episodes. Decoded photographs are kept in memory up to `cache_bytes`. Photographs that are
+    smaller than a patch or turn out to be damaged are skipped: the next one by name takes their place.
 
     Args:
-        paths: Photographs; those smaller than a patch are left out.
+        paths: Photographs.
         patch_size: Side of a patch in pixels.
         qualities: Lowest and highest quality, 1…100.
         texture: 0 draws positions uniformly, 1 in proportion to the mean gradient.
         cache_bytes: Memory for decoded photographs.
 
+    Attributes:
+        paths: Photographs that are drawn from.
+        skipped: What is left out.
+
     Raises:
-        ConfigError: No photograph is as large as a patch, or one cannot be read.
+        ConfigError: No photograph can be read and is as large as a patch.
     """
 
     def __init__(
@@ -188,20 +242,48 @@ class PhotographSource:
         self._cache_bytes = cache_bytes
         self._used = 0
         self._cache: OrderedDict[Path, _Loaded] = OrderedDict()
+        self.skipped = Skipped()
+        self._damaged: set[Path] = set()
         self.paths = [path for path in paths if self._fits(path)]
         if not self.paths:
-            raise ConfigError(
-                f"none of the {len(paths)} photographs has {patch_size} pixels a side; "
+            raise self._nothing(len(paths))
+
+    def _nothing(self, count: int) -> ConfigError:
+        if any("smaller" in reason for _, reason in self.skipped.named):
+            return ConfigError(
+                f"none of the {count} photographs has {self.patch_size} pixels a side and can be read; "
                 "lower env.patch_size or name another data.folder"
             )
+        return ConfigError(f"none of the {count} photographs can be used: {self.skipped}")
 
     def _fits(self, path: Path) -> bool:
-        # Only the header is read, so that a large folder is looked through quickly.
+        # Only the header is read, so that a folder is looked through quickly.
         try:
             with Image.open(path) as image:
-                return min(image.size) >= self.patch_size
-        except (OSError, Image.DecompressionBombError) as error:
-            raise ConfigError(f"photograph {path} cannot be read: {error}") from error
+                size = image.size
+        except Image.UnidentifiedImageError:
+            self.skipped.add(path.name, "not a picture that Pillow can read")
+            return False
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            self.skipped.add(path.name, f"cannot be read: {error}")
+            return False
+        if min(size) < self.patch_size:
+            self.skipped.add(path.name, f"{size[0]}x{size[1]}, smaller than a patch")
+            return False
+        return True
+
+    def _usable(self, first: int) -> tuple[Path, _Loaded]:
+        """A photograph, or the first after it that can be decoded, whatever has been drawn before."""
+        for step in range(len(self.paths)):
+            path = self.paths[(first + step) % len(self.paths)]
+            if path in self._damaged:
+                continue
+            try:
+                return path, self._load(path)
+            except ConfigError as error:
+                self._damaged.add(path)
+                self.skipped.add(path.name, str(error))
+        raise self._nothing(len(self.paths))
 
     def _load(self, path: Path) -> _Loaded:
         found = self._cache.get(path)
@@ -239,13 +321,15 @@ class PhotographSource:
             position: Top row and left column instead of drawn ones.
 
         Raises:
-            ConfigError: The patch does not lie within the photograph.
+            ConfigError: The patch does not lie within the photograph, or none can be read.
         """
         u = rng.random(3)
-        name = path or self.paths[min(int(u[0] * len(self.paths)), len(self.paths) - 1)]
+        if path is None:
+            name, loaded = self._usable(min(int(u[0] * len(self.paths)), len(self.paths) - 1))
+        else:
+            name, loaded = path, self._load(path)
         low, high = self.qualities
         drawn = round(low + (high - low) * float(u[1]), 2) if quality is None else quality
-        loaded = self._load(name)
         size = self.patch_size
         if position is None:
             at = min(int(np.searchsorted(loaded.cumulative, u[2])), loaded.cumulative.size - 1)
@@ -260,3 +344,19 @@ class PhotographSource:
             )
         planes = rgb_to_planes(loaded.rgb[y : y + size, x : x + size])
         return Patch(planes, step_from_quality(drawn), drawn, name.name, y, x)
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: what is drawn depends on the generators alone."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned.
+
+        Raises:
+            UsageError: It is the state of a stream.
+        """
+        if state:
+            raise UsageError("the checkpoint's data was streamed, and this is not")
+
+    def close(self) -> None:
+        """There are no workers to stop."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ambi_rl.data import PhotographSource
+from ambi_rl.data import PatchSource
 from ambi_rl.data.source import Patch
 from ambi_rl.errors import ConfigError
 
@@ -32,7 +32,7 @@ class PatchPool:
         count: How many.
     """
 
-    def __init__(self, source: PhotographSource, count: int) -> None:
+    def __init__(self, source: PatchSource, count: int) -> None:
         rng = np.random.default_rng(_SEED)
         self._patches = [source.sample(rng) for _ in range(count)]
 

@@ -11,7 +11,7 @@ from ambi_rl.codec.color import planes_to_rgb
 from ambi_rl.codec.frame import encode_frame
 from ambi_rl.codec.quality import STEP_SCALE
 from ambi_rl.codec.strategists import by_name
-from ambi_rl.data import PhotographSource
+from ambi_rl.data import PatchSource
 from ambi_rl.errors import ConfigError
 from ambi_rl.rewards.calibration import STEPS
 from ambi_rl.rewards.pictures import PictureTerm
@@ -50,7 +50,7 @@ class MeasuredTerm(PictureTerm):
             raise RuntimeError(f"{self.key} has no scale yet; call calibrate")
         return interpolate(step, self.table)
 
-    def calibrate(self, source: PhotographSource, bundle: Bundle) -> None:
+    def calibrate(self, source: PatchSource, bundle: Bundle) -> None:
         """Measure k(step) on a few patches that `fixed` codes; nothing if it is known.
 
         Args:

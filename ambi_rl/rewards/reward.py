@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ambi_rl.codec.bundle import Bundle
-from ambi_rl.data import PhotographSource
+from ambi_rl.data import PatchSource
 from ambi_rl.data.source import Patch
 from ambi_rl.errors import ConfigError
 from ambi_rl.rewards.calibration import FIXED_COST
@@ -167,7 +167,7 @@ class Reward:
         """Whether part of the reward comes only with the end of an episode."""
         return self.needs_picture or self.competition is not None
 
-    def prepare(self, source: PhotographSource, bundle: Bundle) -> None:
+    def prepare(self, source: PatchSource, bundle: Bundle) -> None:
         """Make sure that all terms can be computed: patches are large enough, scales are measured.
 
         Args:

@@ -18,8 +18,9 @@ from ambi_rl.codec.quality import step_from_quality
 from ambi_rl.codec.strategists import by_name
 from ambi_rl.envs.render import draw_decisions, side_by_side
 from ambi_rl.training.display import TrainingBar
+from ambi_rl.training.finite import FiniteGuard
 
-_RECENT = 200
+RECENT = 200
 """Episodes that reported means are over."""
 _REFRESH_SECONDS = 0.5
 
@@ -50,15 +51,22 @@ class TrainingCallback(BaseCallback):
     Args:
         bar: Progress on the terminal.
         actions: What to do when, called with the number of decisions after an update.
+        guard: Stops training at numbers that are not finite.
+        episodes: Where summaries of the latest episodes are kept.
     """
 
     def __init__(
-        self, bar: TrainingBar, actions: list[tuple[Every, Callable[[int], None]]]
+        self,
+        bar: TrainingBar,
+        actions: list[tuple[Every, Callable[[int], None]]],
+        guard: FiniteGuard,
+        episodes: deque[dict[str, Any]],
     ) -> None:
         super().__init__()
         self._bar = bar
         self._actions = actions
-        self._episodes: deque[dict[str, Any]] = deque(maxlen=_RECENT)
+        self._guard = guard
+        self._episodes = episodes
         self._shown = 0.0
         self._started = 0.0
         self._first = 0
@@ -68,12 +76,17 @@ class TrainingCallback(BaseCallback):
         self._first = self.num_timesteps
 
     def _on_rollout_start(self) -> None:
-        # The policy has just been updated and no rollout has begun: the one moment to change things.
+        # The policy has just been updated and no rollout has begun: the one moment to change or save things.
+        self._guard.check_update(self.model)
         for every, action in self._actions:
             if every.due(self.num_timesteps):
                 action(self.num_timesteps)
 
+    def _on_training_end(self) -> None:
+        self._guard.check_update(self.model)
+
     def _on_step(self) -> bool:
+        self._guard.check_step(self.model, self.locals)
         for index in np.flatnonzero(self.locals["dones"]):
             self._episodes.append(self.locals["infos"][index]["episode_summary"])
         now = time.monotonic()
@@ -99,6 +112,7 @@ class TrainingCallback(BaseCallback):
         )
 
     def _on_rollout_end(self) -> None:
+        self._guard.keep(self.model)
         self.logger.record("time/decisions_per_second", self._speed)
         if not self._episodes:
             return

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict, dataclass, field
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +27,22 @@ class Progress:
         seconds: Time spent so far.
         best: Lowest objective so far; None before the first evaluation.
         refits: How often the entropy model was fitted anew.
-        evaluations: Results, oldest first.
+        evaluations: Results, oldest first: BD-rates, steps, seconds and the rate-distortion curve.
         imitation: What the warm start reached, by name.
-        reward: State of a target or a competition, see `Reward.state`.
+        warm_started: Whether the policy is past its warm start.
+        finished: Whether the last refit and evaluation are done.
+        extra: What else goes on from where it was, small and JSON-able, by the name of who keeps it.
     """
 
     steps: int = 0
     seconds: float = 0.0
     best: float | None = None
     refits: int = 0
-    evaluations: list[dict[str, float]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
     imitation: dict[str, float] = field(default_factory=dict)
-    reward: dict[str, Any] = field(default_factory=dict)
+    warm_started: bool = False
+    finished: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,15 +54,35 @@ class Checkpoint:
         optimizer: State of its optimizer.
         bundle: Exported policy, entropy model and manifest at that time.
         progress: How far the run was.
+        trajectory: See `ambi_rl.training.trajectory`; None in the checkpoint of the best policy, which is
+            to be exported rather than trained further.
     """
 
     policy: dict[str, Any]
     optimizer: dict[str, Any]
     bundle: Bundle
     progress: Progress
+    trajectory: dict[str, Any] | None = None
 
 
-def save_checkpoint(path: Path, policy: Any, bundle: Bundle, progress: Progress) -> None:
+def _convert(tree: Any, kind: type, convert: Callable[[Any], Any]) -> Any:
+    """A copy of nested dictionaries, lists and tuples with what is of a kind converted."""
+    if isinstance(tree, kind):
+        return convert(tree)
+    if isinstance(tree, dict):
+        return {key: _convert(value, kind, convert) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(_convert(value, kind, convert) for value in tree)
+    return tree
+
+
+def save_checkpoint(
+    path: Path,
+    policy: Any,
+    bundle: Bundle,
+    progress: Progress,
+    trajectory: dict[str, Any] | None = None,
+) -> None:
     """Write a checkpoint, all of it or nothing.
 
     Args:
@@ -64,6 +90,8 @@ def save_checkpoint(path: Path, policy: Any, bundle: Bundle, progress: Progress)
         policy: Stable-Baselines3 policy with its optimizer.
         bundle: What `ambi export` would write.
         progress: How far the run is.
+        trajectory: What else is needed to go on exactly, as nested dictionaries and lists of arrays, numbers
+            and strings.
     """
     buffer = io.BytesIO()
     tensors = {
@@ -79,10 +107,17 @@ def save_checkpoint(path: Path, policy: Any, bundle: Bundle, progress: Progress)
         "optimizer": policy.optimizer.state_dict(),
         "manifest": json.dumps(bundle.manifest),
         "progress": json.dumps(asdict(progress)),
+        "trajectory": _convert(trajectory, np.ndarray, torch.from_numpy),
         **tensors,
     }
     torch.save(content, buffer)
-    write_file(path, buffer.getvalue())
+    write_file(path, buffer.getvalue(), durable=True)
+
+
+def _progress(stored: dict[str, Any]) -> Progress:
+    """From a checkpoint that may be of an older or newer program."""
+    known = {item.name for item in fields(Progress)}
+    return Progress(**{key: value for key, value in stored.items() if key in known})
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -92,6 +127,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         AmbiError: It is missing or damaged.
     """
     try:
+        # Torch itself does not look at the checksums that it writes.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged} in it is damaged")
         content = torch.load(path, weights_only=True, map_location="cpu")
         entropy, exported, restoration = (
             {name: tensor.numpy() for name, tensor in content[kind].items()}
@@ -101,7 +141,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             content["policy"],
             content["optimizer"],
             Bundle(json.loads(content["manifest"]), entropy, exported, restoration),
-            Progress(**json.loads(content["progress"])),
+            _progress(json.loads(content["progress"])),
+            _convert(content.get("trajectory"), torch.Tensor, torch.Tensor.numpy),
         )
     except FileNotFoundError:
         raise AmbiError(f"there is no checkpoint {path}; train first") from None

@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ambi_rl.agents.algorithms import ALGORITHMS
 from ambi_rl.codec.process import RATES
-from ambi_rl.codec.strategists import EFFORTS
+from ambi_rl.codec.strategists import SEARCHES
+from ambi_rl.data import ACCESSES
 from ambi_rl.errors import ConfigError
 from ambi_rl.rewards import Reward
 
@@ -38,6 +39,13 @@ class DataConfig:
     """Group `data`."""
 
     folder: str | None = MISSING
+    list_file: str | None = MISSING
+    shards: str | None = MISSING
+    access: str = MISSING
+    shuffle: int = MISSING
+    shuffle_mb: int = MISSING
+    patches_per_picture: int = MISSING
+    workers: int | None = MISSING
     held_out_every: int = MISSING
     min_quality: float = MISSING
     max_quality: float = MISSING
@@ -180,6 +188,7 @@ class TrainConfig:
     bundle: str | None = MISSING
     resume: str | None = MISSING
     checkpoint_every: int = MISSING
+    checkpoint_keep: int = MISSING
     env: EnvConfig = field(default_factory=EnvConfig)
     data: DataConfig = field(default_factory=DataConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -256,6 +265,7 @@ def validate(config: TrainConfig) -> None:
     _at_least("seed", config.seed, 0)
     _at_least("total_steps", config.total_steps, 0)
     _at_least("checkpoint_every", config.checkpoint_every, 1)
+    _at_least("checkpoint_keep", config.checkpoint_keep, 1)
     _at_least("env.num_envs", env.num_envs, 1)
     if env.patch_size < 16 or env.patch_size % 4:
         raise ConfigError(
@@ -264,7 +274,7 @@ def validate(config: TrainConfig) -> None:
     _one_of("env.rate", env.rate, RATES)
     if env.threads is not None:
         _at_least("env.threads", env.threads, 1)
-    _at_least("data.held_out_every", data.held_out_every, 2)
+    _validate_data(data)
     _within("data.min_quality", data.min_quality, 1, 100)
     _within("data.max_quality", data.max_quality, data.min_quality, 100)
     _within("data.texture", data.texture, 0, 1)
@@ -278,6 +288,24 @@ def validate(config: TrainConfig) -> None:
     _at_least("entropy.refit_every", config.entropy.refit_every, 0)
     _at_least("entropy.patches", config.entropy.patches, 1)
     _validate_evaluation(config.evaluation)
+
+
+def _validate_data(data: DataConfig) -> None:
+    given = [key for key in ("folder", "list_file", "shards") if getattr(data, key) is not None]
+    if len(given) > 1:
+        raise ConfigError(
+            f"data.{given[0]} and data.{given[1]} are both given; photographs come from one place"
+        )
+    _one_of("data.access", data.access, ACCESSES)
+    if data.access == "random" and data.shards is not None:
+        raise ConfigError(
+            "data.access is 'random', but shards are read from front to back; take auto or stream"
+        )
+    for key in ("shuffle", "shuffle_mb", "patches_per_picture"):
+        _at_least(f"data.{key}", getattr(data, key), 1)
+    if data.workers is not None:
+        _at_least("data.workers", data.workers, 1)
+    _at_least("data.held_out_every", data.held_out_every, 2)
 
 
 def _validate_agent(agent: AgentConfig) -> None:
@@ -294,7 +322,7 @@ def _validate_agent(agent: AgentConfig) -> None:
         _at_least(f"agent.{key}", getattr(agent, key), 0)
     imitation = agent.imitation
     _at_least("agent.imitation.patches", imitation.patches, 2)
-    if not 5 <= imitation.effort < len(EFFORTS):
+    if imitation.effort not in SEARCHES:
         raise ConfigError(
             f"agent.imitation.effort is {imitation.effort}; the teacher is a search, effort 5…9"
         )
@@ -322,7 +350,7 @@ def _validate_evaluation(evaluation: EvaluationConfig) -> None:
         )
     for quality in qualities:
         _within("evaluation.qualities", quality, 1, 100)
-    if not 5 <= evaluation.search_effort < len(EFFORTS):
+    if evaluation.search_effort not in SEARCHES:
         raise ConfigError(
             f"evaluation.search_effort is {evaluation.search_effort}; a search has effort 5…9"
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +19,17 @@ from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.color import planes_to_rgb, rgb_to_planes
 from ambi_rl.codec.frame import EncodedFrame, encode_frame
 from ambi_rl.codec.quality import step_from_quality
-from ambi_rl.codec.strategists import Strategist, by_name, for_effort
-from ambi_rl.data import read_photograph
-from ambi_rl.errors import ConfigError, UsageError
+from ambi_rl.codec.strategists import Strategist, by_name, for_search
+from ambi_rl.data import Photograph
+from ambi_rl.errors import UsageError
 from ambi_rl.metrics import bd_rate, ms_ssim, psnr, ssim
 from ambi_rl.training.run_folder import write_json
 
 Pixels = npt.NDArray[np.uint8]
 Report = Callable[[float], None]
+
+BD_RATES = ("bd_rate_vs_fixed", "bd_rate_vs_search", "search_vs_fixed")
+"""What an evaluation says in percent; the first is the objective, lower is better."""
 
 MAX_PIXELS = 1 << 20
 """Larger photographs are evaluated on a crop from their middle of at most this many pixels."""
@@ -42,6 +46,17 @@ class Curve:
 
     bpp: list[float]
     values: dict[str, list[float]]
+
+
+def best_evaluation(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The evaluation of the lowest objective; None if none has a number.
+
+    Args:
+        evaluations: Records of a run, whose BD-rates may be nan or None.
+    """
+    known = [e for e in evaluations if e.get(BD_RATES[0]) is not None]
+    known = [e for e in known if math.isfinite(e[BD_RATES[0]])]
+    return min(known, key=lambda e: float(e[BD_RATES[0]]), default=None)
 
 
 def _decibels(similarity: float) -> float:
@@ -70,27 +85,24 @@ class HeldOut:
     """The photographs that nothing is trained on.
 
     Args:
-        paths: The photographs.
+        photographs: They; of large ones a part is taken.
         qualities: Points of the curves.
         threads: Encoders that run side by side; one for each core if None.
-
-    Raises:
-        ConfigError: A photograph cannot be read or is too small.
     """
 
     def __init__(
-        self, paths: Sequence[Path], qualities: Sequence[float], threads: int | None = None
+        self,
+        photographs: Sequence[Photograph],
+        qualities: Sequence[float],
+        threads: int | None = None,
     ) -> None:
         self.qualities = sorted(qualities)
-        self.names = [path.name for path in paths]
-        self.pictures = [self._crop(path) for path in paths]
+        self.names = [photograph.name for photograph in photographs]
+        self.pictures = [self._crop(photograph.rgb) for photograph in photographs]
         self._threads = threads or os.cpu_count() or 1
 
     @staticmethod
-    def _crop(path: Path) -> Pixels:
-        rgb = read_photograph(path)
-        if min(rgb.shape[:2]) < 16:
-            raise ConfigError(f"photograph {path} has less than 16 pixels a side; leave it out")
+    def _crop(rgb: Pixels) -> Pixels:
         side = math.isqrt(MAX_PIXELS)
         if rgb.shape[0] * rgb.shape[1] <= MAX_PIXELS:
             return rgb
@@ -180,7 +192,7 @@ def measure_baselines(
         cache: JSON file.
         report: Called with the fraction done.
     """
-    search = for_effort(search_effort)
+    search = for_search(search_effort)
     key = held_out.fingerprint(bundle, search)
     if cache.is_file():
         try:

@@ -18,7 +18,7 @@ from ambi_rl.codec.frame import encode_frame
 from ambi_rl.codec.kernel.state import DISTORTION_WEIGHTS
 from ambi_rl.codec.quality import STEP_SCALE
 from ambi_rl.codec.restoration import restore
-from ambi_rl.codec.strategists import for_effort
+from ambi_rl.codec.strategists import for_search
 from ambi_rl.data.source import read_photograph
 from ambi_rl.metrics import bd_rate, psnr
 
@@ -100,7 +100,7 @@ def code_photographs(
             kept = cache / f"{key}.npz"
             step = delta * STEP_SCALE
             if not kept.exists():
-                frame = encode_frame(source, step, bundle, for_effort(effort))
+                frame = encode_frame(source, step, bundle, for_search(effort))
                 size = len(frame.payload) + _OVERHEAD
                 temporary = kept.with_suffix(".part")
                 with temporary.open("wb") as stream:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,19 +33,23 @@ from ambi_rl.codec.api import resolve_bundle
 from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.entropy.fit import fit_entropy
 from ambi_rl.codec.process import Rate
-from ambi_rl.codec.strategists import by_name, for_effort
+from ambi_rl.codec.strategists import by_name, for_search
 from ambi_rl.codec.warmup import ensure_compiled
-from ambi_rl.data import PhotographSource, list_photographs, split_held_out
+from ambi_rl.data import DataSettings, Skipped, open_collection
+from ambi_rl.data.source import Patch
 from ambi_rl.envs import BlockCodingVectorEnv
 from ambi_rl.envs.sb3 import BlockCodingVecEnv
-from ambi_rl.errors import ConfigError
+from ambi_rl.errors import AmbiError, ConfigError, UsageError
 from ambi_rl.rewards import Reward
-from ambi_rl.training.callback import Every, TrainingCallback, policy_picture
-from ambi_rl.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from ambi_rl.training.config import PPOConfig, TrainConfig
+from ambi_rl.training.callback import RECENT, Every, TrainingCallback, policy_picture
+from ambi_rl.training.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
+from ambi_rl.training.config import DataConfig, PPOConfig, TrainConfig
 from ambi_rl.training.display import Display
-from ambi_rl.training.evaluation import HeldOut, measure_baselines
+from ambi_rl.training.evaluation import BD_RATES, HeldOut, best_evaluation, measure_baselines
+from ambi_rl.training.finite import FiniteGuard
 from ambi_rl.training.run_folder import RunFolder, write_json
+from ambi_rl.training.status import Pruned, Tracker
+from ambi_rl.training.trajectory import capture, put_back
 
 _ENTROPY_PATCH = 128
 """Pixels a side of what the entropy model is fitted to: long enough to adapt, short enough to vary."""
@@ -49,6 +57,9 @@ _OFFSET_SMOOTHING = 0.2
 """Share of the offsets that a teacher does not use, after imitation for a structural reward."""
 _RANDOM_STEPS = 30
 """Steps of random actions that observations are normalised from, without imitation."""
+
+EvaluationHook = Callable[[int, dict[str, float]], None]
+"""Called with the node decisions so far and the BD-rates in percent."""
 
 
 class Run:
@@ -59,61 +70,122 @@ class Run:
         folder: The run folder, prepared.
         display: For progress.
         resume: Whether to go on from the folder's last checkpoint.
+        on_evaluation: Called with the node decisions and the result after every evaluation.
     """
 
     def __init__(
-        self, config: TrainConfig, folder: RunFolder, display: Display, *, resume: bool
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        display: Display,
+        *,
+        resume: bool,
+        on_evaluation: EvaluationHook | None = None,
     ) -> None:
         self.config = config
         self.folder = folder
         self.display = display
+        self._on_evaluation = on_evaluation
         self._started = time.monotonic()
         start = resolve_bundle(config.bundle)
         # Baselines and policy share the bundle the run started from, whatever is learned later.
         self.start_bundle = replace(start, policy={})
         self.progress = Progress()
-        restored = load_checkpoint(folder.last) if resume else None
+        restored = self._newest_checkpoint() if resume else None
         if restored is not None:
             self.progress = restored.progress
             self.progress.best = self._best_so_far()
+        self.recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
+        self.guard = FiniteGuard(folder.path, folder.last)
+        self._saved = self.progress.steps
+        """Decisions at the newest checkpoint."""
+        self._stopping = False
+        self._told = 0
+        """Photographs that cannot be used, of those that were named."""
         self._seconds_before = self.progress.seconds
         self.entropy = start.entropy if restored is None else restored.bundle.entropy
-        paths = list_photographs(config.data.folder)
-        self.train_paths, held = split_held_out(paths, config.data.held_out_every)
-        self.held_out = HeldOut(
-            held[: config.evaluation.images], config.evaluation.qualities, config.env.threads
-        )
+        self.collection = open_collection(_data_settings(config.data))
+        self.skipped_held_out = Skipped()
+        held = self.collection.held_out(config.evaluation.images, self.skipped_held_out)
+        self.held_out = HeldOut(held, config.evaluation.qualities, config.env.threads)
         self.env = BlockCodingVecEnv(self._environment(start))
-        # Going on must not repeat the patches of the beginning.
+        # Episodes that begin anew in a run that goes on must not repeat those of its beginning.
         self.env.seed(config.seed * 1_000_003 + self.progress.steps)
         self.agent = self._agent()
         if restored is not None:
             self._restore(restored.policy, restored.optimizer)
         self.env.set_bundle(self.bundle())
-        self.reward.restore(self.progress.reward)
+        if restored is not None:
+            self._go_on(restored.trajectory)
+        self.reward.restore(self.progress.extra.get("reward", {}))
 
     @property
     def reward(self) -> Reward:
         """What is learned from."""
         return self.env.vector.episodes.reward
 
+    def _newest_checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint that is not damaged; None if none was saved yet.
+
+        Raises:
+            AmbiError: All of them are damaged.
+        """
+        failure: AmbiError | None = None
+        for path in self.folder.checkpoints:
+            try:
+                found = load_checkpoint(path)
+            except AmbiError as error:
+                self.display.line(f"{error}; trying the one before")
+                failure = failure or error
+            else:
+                if failure is not None:
+                    self.display.line(
+                        f"going on from {path}, at {found.progress.steps:,} decisions"
+                    )
+                    # It must not be kept as an older one when the next is saved.
+                    self.folder.last.unlink(missing_ok=True)
+                return found
+        if failure is not None:
+            raise failure
+        self.display.line("there is no checkpoint yet: the run begins anew")
+        return None
+
     def _best_so_far(self) -> float | None:
         """The best evaluation of the run, which may be later than its last checkpoint."""
         known = [self.progress.best]
         if self.folder.best.is_file():
-            known.append(load_checkpoint(self.folder.best).progress.best)
+            try:
+                known.append(load_checkpoint(self.folder.best).progress.best)
+            except AmbiError as error:
+                self.display.line(f"{error}; the next best policy replaces it")
+                return None
         return min((value for value in known if value is not None), default=None)
 
+    def _go_on(self, trajectory: dict[str, Any] | None) -> None:
+        """Put episodes and chance back, so that what follows is what would have followed."""
+        reason = "it is of an older version"
+        if trajectory is not None:
+            try:
+                put_back(self.agent, self.env, trajectory)
+            except UsageError as error:
+                reason = str(error)
+            else:
+                self.recent.extend(trajectory["recent"])
+                return
+        self.display.line(
+            f"the checkpoint's episodes cannot go on ({reason}): others begin, and the run will differ from "
+            "one without interruption"
+        )
+        self._begin_episodes()
+
     def _environment(self, bundle: Bundle) -> BlockCodingVectorEnv:
-        env, data = self.config.env, self.config.data
+        env = self.config.env
         return BlockCodingVectorEnv(
             env.num_envs,
             threads=env.threads,
-            photographs=data.folder,
-            held_out_every=data.held_out_every,
-            patch_size=env.patch_size,
-            qualities=(data.min_quality, data.max_quality),
-            texture=data.texture,
+            source=self.collection.source(
+                env.patch_size, texture=self.config.data.texture, seed=self.config.seed
+            ),
             weights=self.config.weights,
             bundle=bundle,
             rate=cast(Rate, env.rate),
@@ -160,15 +232,24 @@ class Run:
             ) from error
         self.agent.num_timesteps = self.progress.steps
 
+    def _begin_episodes(self) -> None:
+        self.agent._last_obs = self.env.reset()
+        self.agent._last_episode_starts = np.ones(self.env.num_envs, dtype=bool)
+
     def bundle(self) -> Bundle:
         """What would be exported now."""
-        config = OmegaConf.to_container(OmegaConf.structured(self.config), resolve=True)
+        # Whether a run was interrupted makes no difference to what it gives.
+        config = OmegaConf.to_container(
+            OmegaConf.structured(replace(self.config, resume=None)), resolve=True
+        )
         latest = self.progress.evaluations[-1] if self.progress.evaluations else {}
         manifest = self.start_bundle.manifest | {
             "training": {"ambi_rl": __version__, "steps": self.progress.steps, "config": config},
-            "data": [path.name for path in self.train_paths],
+            "data": self.collection.names(),
             # JSON has no nan: a curve may not overlap at first.
-            "metrics": {k: v for k, v in latest.items() if math.isfinite(v)},
+            "metrics": {
+                k: latest[k] for k in (*BD_RATES, "steps") if math.isfinite(latest.get(k, math.nan))
+            },
             "policy": {
                 "algorithm": self.config.agent.algorithm,
                 "hidden": self.config.agent.hidden,
@@ -191,7 +272,7 @@ class Run:
             data = collect_demonstrations(
                 self.env.vector.episodes.source,
                 replace(self.start_bundle, entropy=dict(self.entropy)),
-                for_effort(imitation.effort),
+                for_search(imitation.effort),
                 self.reward,
                 count=imitation.patches,
                 seed=config.seed,
@@ -207,7 +288,7 @@ class Run:
                     self.agent.policy,
                     self.env.vector.episodes.source,
                     replace(self.start_bundle, entropy=dict(self.entropy)),
-                    for_effort(imitation.effort),
+                    for_search(imitation.effort),
                     self.reward,
                     masked=agent.algorithm == "maskable_ppo",
                     count=imitation.visited,
@@ -266,9 +347,7 @@ class Run:
     def refit(self, steps: int) -> None:
         """Fit the entropy model to what the policy does now; later episodes and exports use it."""
         config = self.config
-        source = self._refit_source()
-        rng = np.random.default_rng(config.seed + steps)
-        patches = [source.sample(rng) for _ in range(config.entropy.patches)]
+        patches = self._refit_patches(config.seed + steps)
         # Only the policy of this bundle matters, and the starting model, so that refits do not drift.
         bundle = replace(self.bundle(), entropy=dict(self.start_bundle.entropy))
         with self.display.phase("refitting the entropy model") as report:
@@ -281,19 +360,39 @@ class Run:
         self.progress.refits += 1
         self.env.set_bundle(self.bundle())
 
-    def _refit_source(self) -> PhotographSource:
-        qualities = (self.config.data.min_quality, self.config.data.max_quality)
-        try:
-            return PhotographSource(self.train_paths, _ENTROPY_PATCH, qualities, texture=0.0)
-        except ConfigError:
-            # Photographs smaller than that: what an episode shows will do.
-            size = self.config.env.patch_size
-            return PhotographSource(self.train_paths, size, qualities, texture=0.0)
+    def _refit_patches(self, seed: int) -> list[Patch]:
+        for size in (_ENTROPY_PATCH, self.config.env.patch_size):
+            rng = np.random.default_rng(seed)
+            try:
+                # Few of each photograph, for there are not many in all.
+                source = self.collection.source(size, texture=0.0, seed=seed, patches_per_picture=2)
+                with closing(source):
+                    return [source.sample(rng) for _ in range(self.config.entropy.patches)]
+            except ConfigError:
+                # Photographs smaller than that: what an episode shows will do.
+                if size == self.config.env.patch_size:
+                    raise
+        raise AssertionError("the last size returns or raises")
+
+    def _tell_skipped(self) -> None:
+        """Name what the data has that cannot be used, if there is more of it than was said."""
+        source = self.env.vector.episodes.source
+        count = source.skipped.count + self.skipped_held_out.count
+        if count > self._told:
+            self._told = count
+            for side, skipped in (
+                ("training", source.skipped),
+                ("held-out", self.skipped_held_out),
+            ):
+                if skipped.count:
+                    self.display.line(f"{side}: {skipped}")
 
     def evaluate(self, steps: int) -> None:
         """Measure on held-out photographs, log, draw, and keep the policy if it is the best."""
+        self._tell_skipped()
         config = self.config
         bundle = self.bundle()
+        started = time.monotonic()
         with self.display.phase("evaluating") as report:
             baselines = measure_baselines(
                 self.held_out,
@@ -303,11 +402,20 @@ class Run:
                 report=report,
             )
             curve = self.held_out.curve(bundle, by_name("policy"), report=report)
-        found = baselines.compare(curve, config.metric) | {"steps": float(steps)}
-        self.progress.evaluations.append(found)
+        found = baselines.compare(curve, config.metric)
+        record = found | {
+            "steps": float(steps),
+            "seconds": round(self._seconds(), 1),
+            "evaluation_seconds": round(time.monotonic() - started, 1),
+            "curve": asdict(curve),
+        }
+        self.progress.evaluations.append(record)
+        write_json(
+            self.folder.evaluations,
+            {"metric": config.metric, "evaluations": self.progress.evaluations},
+        )
         for key, value in found.items():
-            if key != "steps":
-                self.agent.logger.record(f"held_out/{key}", value)
+            self.agent.logger.record(f"held_out/{key}", value)
         for number, (picture, name) in enumerate(
             zip(self.held_out.pictures, self.held_out.names, strict=True)
         ):
@@ -328,45 +436,95 @@ class Run:
         if math.isfinite(objective) and better:
             self.progress.best = objective
             self._save(self.folder.best)
+        if self._on_evaluation is not None:
+            self._on_evaluation(steps, found)
 
-    def _save(self, path: Path) -> None:
+    def _seconds(self) -> float:
+        """Time spent on the run so far, over all its starts."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def _save(self, path: Path, trajectory: dict[str, Any] | None = None) -> None:
         self.progress.steps = int(self.agent.num_timesteps)
-        self.progress.reward = self.reward.state()
-        self.progress.seconds = self._seconds_before + time.monotonic() - self._started
-        save_checkpoint(path, self.agent.policy, self.bundle(), self.progress)
+        self.progress.extra["reward"] = self.reward.state()
+        self.progress.seconds = self._seconds()
+        save_checkpoint(path, self.agent.policy, self.bundle(), self.progress, trajectory)
 
     def checkpoint(self, steps: int) -> None:
-        """Save what is needed to go on."""
-        self._save(self.folder.last)
+        """Save what is needed to go on exactly; only between an update and the next rollout."""
+        trajectory = capture(self.agent, self.env) | {"recent": list(self.recent)}
+        if steps != self._saved:
+            self.folder.make_room(self._saved, self.config.checkpoint_keep)
+        self._save(self.folder.last, trajectory)
+        self._saved = steps
 
     def learn(self) -> None:
         """Train until the configured number of decisions."""
         config, start = self.config, self.progress.steps
-        if start == 0:
+        # Checkpoints of older versions do not say that they are past the warm start.
+        if not (self.progress.warm_started or start):
             self.warm_start()
+            self.guard.check_update(self.agent)
+            self.progress.warm_started = True
+            self._begin_episodes()
+            # Minutes of work that a later interruption need not repeat.
+            self.checkpoint(0)
+        if not self.progress.evaluations:
             self.evaluate(0)
         if config.total_steps <= start:
             return
-        bar = self.display.training(config.total_steps, start)
+        self.progress.finished = False
         callback = TrainingCallback(
-            bar,
+            self.display.training(config.total_steps, start),
             [
                 (Every(config.entropy.refit_every, start), self.refit),
                 (Every(config.evaluation.every, start), self.evaluate),
+                # After the others, for going on does not repeat them.
                 (Every(config.checkpoint_every, start), self.checkpoint),
+                (Every(1, start), self._stop_if_asked),
             ],
+            self.guard,
+            self.recent,
         )
-        self.agent.learn(
-            config.total_steps - start, callback=callback, log_interval=1, reset_num_timesteps=False
-        )
+        with self._stopping_between_updates():
+            self.agent.learn(
+                config.total_steps - start,
+                callback=callback,
+                log_interval=1,
+                reset_num_timesteps=False,
+            )
+
+    @contextmanager
+    def _stopping_between_updates(self) -> Iterator[None]:
+        """Let the first interruption wait for the end of the update, where a checkpoint is exact."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(number: int, frame: Any) -> None:
+            signal.signal(signal.SIGINT, before)
+            self._stopping = True
+            self.display.line("stopping after this update; interrupt again to stop at once")
+
+        before = signal.signal(signal.SIGINT, ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _stop_if_asked(self, steps: int) -> None:
+        if self._stopping:
+            self.checkpoint(steps)
+            raise KeyboardInterrupt
 
     def finish(self) -> dict[str, Any]:
         """Last refit, evaluation and checkpoint; what the run reached."""
         steps = int(self.agent.num_timesteps)
-        if self.config.entropy.refit_every:
-            self.refit(steps)
-        self.evaluate(steps)
-        self.checkpoint(steps)
+        if not self.progress.finished:
+            if self.config.entropy.refit_every:
+                self.refit(steps)
+            self.evaluate(steps)
+            self.progress.finished = True
+            self.checkpoint(steps)
         seconds = self.progress.seconds
         metrics = self.progress.evaluations[-1] | {
             "objective": math.inf if self.progress.best is None else self.progress.best,
@@ -375,9 +533,23 @@ class Run:
             "refits": self.progress.refits,
             "imitation": self.progress.imitation,
             "reward_scales": self.reward.scales,
+            "best": best_evaluation(self.progress.evaluations),
+            "skipped": {
+                "training": self.env.vector.episodes.source.skipped.facts(),
+                "held_out": self.skipped_held_out.facts(),
+            },
         }
         write_json(self.folder.metrics, metrics)
         return metrics
+
+
+def _data_settings(data: DataConfig) -> DataSettings:
+    same = {
+        item.name: getattr(data, item.name)
+        for item in fields(DataSettings)
+        if item.name != "qualities"
+    }
+    return DataSettings(**same, qualities=(data.min_quality, data.max_quality))
 
 
 def train(
@@ -386,6 +558,7 @@ def train(
     folder: Path | None = None,
     overrides: Sequence[str] = (),
     display: Display | None = None,
+    on_evaluation: EvaluationHook | None = None,
 ) -> dict[str, Any]:
     """Train as configured.
 
@@ -394,6 +567,8 @@ def train(
         folder: The run folder; `config.runs`/`config.name` if None.
         overrides: What the configuration was composed from, kept for `resume`.
         display: For progress; standard error if None.
+        on_evaluation: Called with the node decisions and the BD-rates after every held-out evaluation;
+            may raise `Pruned` to end the run.
 
     Returns:
         What `metrics.json` holds; its `objective` is the best BD-rate against `fixed` on held-out
@@ -401,27 +576,47 @@ def train(
 
     Raises:
         ConfigError: The run exists already, or there is nothing to resume, or data is not usable.
-        KeyboardInterrupt: After a checkpoint was saved.
+        UsageError: Another process trains in the folder.
+        NotFiniteError: A reward, observation, loss or weight is nan or infinite.
+        Pruned: As the hook raised it, between two updates.
+        KeyboardInterrupt: When the update in progress was done and a checkpoint saved; a second one at once.
     """
     display = display or Display()
     resume = config.resume is not None
     place = RunFolder(folder or Path(config.runs) / config.name)
     place.prepare(config, overrides, resume=resume)
+    with Tracker(place.path, config.total_steps) as tracker:
+        metrics = _train(config, place, display, tracker, on_evaluation)
+    display.line(f"the run is in {place.path}; export it: ambi export {place.path} -o my.ambic")
+    return metrics
+
+
+def _train(
+    config: TrainConfig,
+    place: RunFolder,
+    display: Display,
+    tracker: Tracker,
+    on_evaluation: EvaluationHook | None,
+) -> dict[str, Any]:
+    """Train in a prepared folder."""
     Distribution.set_default_validate_args(False)
     # The networks are so small that torch's threads only wait for each other: imitation was ten times
     # slower with two of them on a busy machine. The compiled environment has its own.
     torch.set_num_threads(1)
     ensure_compiled("train", report=display.line)
-    run = Run(config, place, display, resume=resume)
+    resume = config.resume is not None
+    run = Run(config, place, display, resume=resume, on_evaluation=on_evaluation)
+    tracker.steps = lambda: int(run.agent.num_timesteps)
     try:
         with display.running():
             run.learn()
-            metrics = run.finish()
-    except KeyboardInterrupt:
+            return run.finish()
+    except Pruned:
+        # Evaluations stand between two updates, where a checkpoint is exact.
         run.checkpoint(int(run.agent.num_timesteps))
+        raise
+    except KeyboardInterrupt:
         display.line(f"interrupted; go on with: ambi train resume={place.path}")
         raise
     finally:
         run.env.close()
-    display.line(f"the run is in {place.path}; export it: ambi export {place.path} -o my.ambic")
-    return metrics

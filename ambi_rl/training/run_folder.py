@@ -11,13 +11,16 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from ambi_rl.codec.files import write_file
 from ambi_rl.errors import ConfigError
-from ambi_rl.training.config import TrainConfig
+from ambi_rl.training.status import ensure_idle
+
+if TYPE_CHECKING:
+    from ambi_rl.training.config import TrainConfig
 
 _PACKAGES = (
     "ambi-rl",
@@ -31,6 +34,11 @@ _PACKAGES = (
     "stable-baselines3",
     "torch",
 )
+
+SWEEP_FILE = "sweep.json"
+"""Marks the folder of a sweep, whose runs are in numbered folders below."""
+STUDY_FILE = "study.yaml"
+"""Marks the folder of a study, likewise."""
 
 
 def _finite(value: Any) -> Any:
@@ -73,8 +81,12 @@ class RunFolder:
         overrides.json     what `resume` composes the configuration from again
         environment.json   versions and machine
         baselines.json     rate-distortion curves that the policy is compared with
+        evaluations.json   what every evaluation on held-out photographs found, with its curve
         metrics.json       how it went, written at the end
-        last.pt, best.pt   checkpoints
+        status.json        whether it runs, and how it ended
+        last.pt, best.pt   checkpoints: the newest, and the best on held-out photographs
+        step-*.pt          older checkpoints, to go on from if the newest is damaged
+        not-finite-*.npz   what was met when training stopped at a number that is not finite
         tensorboard/       curves and pictures
 
     Args:
@@ -91,21 +103,54 @@ class RunFolder:
         self.environment = path / "environment.json"
         self.baselines = path / "baselines.json"
         self.metrics = path / "metrics.json"
+        self.evaluations = path / "evaluations.json"
         self.tensorboard = path / "tensorboard"
+
+    def never_began(self) -> bool:
+        """Whether a run ended before it had anything to keep, so that nothing is lost by a new start."""
+        kept = (self.last, self.best, self.metrics)
+        return self.config.exists() and not any(path.exists() for path in kept)
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Checkpoints that the run can go on from, newest first."""
+        older = sorted(self.path.glob("step-*.pt"), reverse=True)
+        return [self.last, *older] if self.last.is_file() else older
+
+    def make_room(self, steps: int, keep: int) -> None:
+        """Put the newest checkpoint among the older ones, before another takes its place.
+
+        Args:
+            steps: What it was saved at.
+            keep: Checkpoints that may remain, the one that is to come included.
+        """
+        if self.last.is_file() and keep > 1:
+            self.last.replace(self.path / f"step-{steps:012d}.pt")
+        for path in sorted(self.path.glob("step-*.pt"), reverse=True)[max(keep - 1, 0) :]:
+            path.unlink()
 
     def prepare(self, config: TrainConfig, overrides: Sequence[str], *, resume: bool) -> None:
         """Make the folder, or check that there is a run to go on with, and note how it was started.
 
         Raises:
             ConfigError: The folder holds a run already, or none to go on with.
+            UsageError: Another process trains in it.
         """
-        if resume:
-            if not self.last.is_file():
+        ensure_idle(self.path)
+        for name in (SWEEP_FILE, STUDY_FILE):
+            if (self.path / name).exists():
                 raise ConfigError(
-                    f"there is no checkpoint {self.last}; leave out resume, or check name"
+                    f"{self.path} is the folder of a sweep or study; give another name=…, or one of the "
+                    f"runs in it: resume={self.path}/NUMBER"
                 )
-        elif self.config.exists():
-            how = f"go on with it: resume={self.path}" if self.last.exists() else "remove it"
+        if resume:
+            if not self.config.is_file():
+                raise ConfigError(f"{self.path} holds no run to go on with; check name")
+            # What a killed process was writing; nothing reads it.
+            for path in self.path.glob(".*.part"):
+                path.unlink()
+        elif self.config.exists() and not self.never_began():
+            how = f"go on with it: resume={self.path}"
             raise ConfigError(f"{self.path} holds a run already; give another name=…, or {how}")
         self.path.mkdir(parents=True, exist_ok=True)
         write_file(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())

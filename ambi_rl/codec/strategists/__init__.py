@@ -19,12 +19,12 @@ class Strategist:
 
     Attributes:
         name: "fixed" (one block size, one strategy), "search" (recursive exhaustive rate-distortion
-            optimization over partition, strategies and offsets), "policy" (the bundle's policy alone),
-            "guided" (the policy proposes, exact costs decide).
-        candidates: Strategies whose exact cost is computed in each node (search, guided).
+            optimization over partition, strategies and offsets), "policy" (the bundle's policy decides the
+            partition and proposes strategies), "guided" (the policy proposes, exact costs decide).
+        candidates: Strategies whose exact cost is computed in each node (search, guided) or leaf (policy).
         offset_span: Quantization offsets tried on each side of the neutral one (search, guided).
         exact_chroma: Try every chroma strategy exactly (search, guided).
-        transformed: For how many of the best candidates every transform is tried exactly (search, guided).
+        transformed: For how many of the best candidates every transform is tried exactly (all but fixed).
         leaf_below: Probability of a split below which the policy's leaf is final (guided).
         split_above: Probability of a split above which no leaf is tried (guided).
         stop_empty: Do not split a block that needs no levels (search, guided).
@@ -67,16 +67,11 @@ class Strategist:
         )
 
 
-EFFORTS: tuple[Strategist, ...] = (
-    Strategist("policy"),
-    Strategist("guided", candidates=1, leaf_below=0.25, split_above=0.75),
-    Strategist("guided", candidates=2, leaf_below=0.12, split_above=0.88),
-    Strategist("guided", candidates=3, transformed=1, leaf_below=0.05, split_above=0.95),
-    Strategist("guided", candidates=5, transformed=1, leaf_below=0.02, split_above=0.98),
-    Strategist("search", candidates=1),
-    Strategist("search", candidates=1, transformed=1),
-    Strategist("search", candidates=5, fine=True, transformed=1, weighs_restoration=True),
-    Strategist(
+SEARCHES: dict[int, Strategist] = {
+    5: Strategist("search", candidates=1),
+    6: Strategist("search", candidates=1, transformed=1),
+    7: Strategist("search", candidates=5, fine=True, transformed=1, weighs_restoration=True),
+    8: Strategist(
         "search",
         candidates=8,
         fine=True,
@@ -84,7 +79,7 @@ EFFORTS: tuple[Strategist, ...] = (
         transformed=2,
         weighs_restoration=True,
     ),
-    Strategist(
+    9: Strategist(
         "search",
         candidates=16,
         fine=True,
@@ -93,27 +88,74 @@ EFFORTS: tuple[Strategist, ...] = (
         stop_empty=False,
         weighs_restoration=True,
     ),
+}
+"""Searches without a policy, by effort: they teach policies, and encode for bundles that hold none."""
+
+EFFORTS: tuple[Strategist, ...] = (
+    Strategist("policy"),
+    Strategist("policy", candidates=2, transformed=1),
+    Strategist("guided", candidates=1, leaf_below=0.25, split_above=0.75),
+    Strategist("guided", candidates=2, leaf_below=0.12, split_above=0.88),
+    Strategist("guided", candidates=2, transformed=1, leaf_below=0.12, split_above=0.88),
+    Strategist("guided", candidates=3, transformed=1, leaf_below=0.05, split_above=0.95),
+    Strategist("guided", candidates=5, transformed=1, leaf_below=0.02, split_above=0.98),
+    Strategist(
+        "guided",
+        candidates=8,
+        exact_chroma=True,
+        transformed=2,
+        leaf_below=0.1,
+        split_above=0.9,
+        weighs_restoration=True,
+    ),
+    Strategist(
+        "guided",
+        candidates=10,
+        exact_chroma=True,
+        transformed=3,
+        leaf_below=0.03,
+        split_above=0.97,
+        weighs_restoration=True,
+    ),
+    SEARCHES[9],
 )
-"""The effort ladder, 0…9."""
+"""The effort ladder, 0…9: what does best for its time (docs/learning.md)."""
 
 STRATEGISTS: dict[str, Strategist] = {
     "fixed": Strategist("fixed"),
     "policy": EFFORTS[0],
-    "guided": EFFORTS[3],
-    "search": EFFORTS[9],
+    "guided": EFFORTS[5],
+    "search": SEARCHES[9],
 }
 """What a strategist's bare name stands for."""
 
 
-def for_effort(effort: int) -> Strategist:
+def for_effort(effort: int, *, policy: bool = True) -> Strategist:
     """The strategist of an effort.
+
+    Args:
+        effort: 0…9.
+        policy: Whether the bundle holds a policy; without one, efforts of 5 and more search.
 
     Raises:
         UsageError: The effort is not 0…9.
     """
     if not 0 <= effort < len(EFFORTS):
         raise UsageError(f"effort {effort} is not in 0…{len(EFFORTS) - 1}")
+    if not policy and effort in SEARCHES:
+        return SEARCHES[effort]
     return EFFORTS[effort]
+
+
+def for_search(effort: int) -> Strategist:
+    """The search of an effort.
+
+    Raises:
+        UsageError: The effort is not 5…9.
+    """
+    if effort not in SEARCHES:
+        raise UsageError(f"there is no search of effort {effort}; there are 5…9")
+    return SEARCHES[effort]
 
 
 def by_name(name: str) -> Strategist:

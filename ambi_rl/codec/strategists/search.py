@@ -198,60 +198,89 @@ def _least(s: Work, count: int) -> int:
 
 
 @kernel
+def _choose_leaf(
+    p: Picture,
+    s: Work,
+    c: Constants,
+    m: Model,
+    plan: Plan,
+    y: int,
+    x: int,
+    log2: int,
+    offset: int,
+) -> tuple[int, int, int]:
+    """Of the plan's candidates, which are first in `s.order`, the one of least J in luma.
+
+    Nothing is computed if there is only one choice. `gather_reference` must have been called for the node.
+
+    Returns:
+        The strategy, the offset, and the transform or AUTO_TRANSFORM.
+    """
+    wanted = min(plan.candidates, int(c.counts[NUM_STRATEGIES]))
+    best = int(s.order[0])
+    best_offset = offset
+    best_transform = AUTO_TRANSFORM
+    if wanted == 1 and plan.offset_span == 0 and plan.transformed == 0:
+        return best, best_offset, best_transform
+    energy = neighbour_energy(p, 0, y, x, 1 << log2)
+    best_cost = 1e300
+    for i in range(wanted):
+        k = int(s.order[i])
+        cost, transform = _luma_cost(p, s, c, m, y, x, log2, k, offset, energy, AUTO_TRANSFORM)
+        s.refined[i] = cost
+        s.transforms[i] = transform
+        if cost < best_cost:
+            best_cost = cost
+            best = k
+            best_transform = transform
+    for _ in range(min(plan.transformed, wanted) if has_transforms(1 << log2) else 0):
+        i = _least(s, wanted)
+        s.refined[i] = 1e300
+        k = int(s.order[i])
+        for kind in range(tables.NUM_TRANSFORMS):
+            if kind != s.transforms[i]:
+                cost, _ = _luma_cost(p, s, c, m, y, x, log2, k, offset, energy, kind)
+                if cost < best_cost:
+                    best_cost = cost
+                    best = k
+                    best_transform = kind
+    first = max(offset - plan.offset_span, 0)
+    last = min(offset + plan.offset_span, int(c.counts[NUM_OFFSETS]) - 1)
+    for other in range(first, last + 1):
+        if other != offset:
+            cost, _ = _luma_cost(p, s, c, m, y, x, log2, best, other, energy, best_transform)
+            if cost < best_cost:
+                best_cost = cost
+                best_offset = other
+    return best, best_offset, best_transform
+
+
+@kernel
+def _order_by_policy(s: Work, c: Constants, plan: Plan) -> None:
+    """Put the strategies that the policy likes best first in `s.order`."""
+    strategies = int(c.counts[NUM_STRATEGIES])
+    for k in range(strategies):
+        s.satd[k] = -float(s.scores[k + 1])
+    order_candidates(s, strategies, min(plan.candidates, strategies))
+
+
+@kernel
 def _best_leaf(
     p: Picture, s: Work, c: Constants, m: Model, net: Network, plan: Plan, y: int, x: int, log2: int
 ) -> float:
     """Find and code the best leaf for a node (without learning); return its J."""
     strategies = int(c.counts[NUM_STRATEGIES])
-    wanted = min(plan.candidates, strategies)
+    importance = importance_of(p, y, x, 1 << log2)
+    offset = _offset_for(c, importance)
     if plan.kind == GUIDED:
-        for k in range(strategies):
-            s.satd[k] = -float(s.scores[k + 1])
+        _order_by_policy(s, c, plan)
+        _, offset = policy_decision(s, strategies, int(c.counts[NUM_OFFSETS]), log2)
     else:
         rank_strategies(p, s, c, m, y, x, log2, plan.fine)
         if not plan.fine:
             refine_ranking(p, s, c, y, x, log2)
-    order_candidates(s, strategies, wanted)
-    energy = neighbour_energy(p, 0, y, x, 1 << log2)
-    best = int(s.order[0])
-    importance = importance_of(p, y, x, 1 << log2)
-    best_offset = _offset_for(c, importance)
-    if plan.kind == GUIDED:
-        _, best_offset = policy_decision(s, strategies, int(c.counts[NUM_OFFSETS]), log2)
-    best_transform = AUTO_TRANSFORM
-    if wanted > 1 or plan.offset_span > 0 or plan.transformed > 0:
-        best_cost = 1e300
-        for i in range(wanted):
-            k = int(s.order[i])
-            cost, transform = _luma_cost(
-                p, s, c, m, y, x, log2, k, best_offset, energy, AUTO_TRANSFORM
-            )
-            s.refined[i] = cost
-            s.transforms[i] = transform
-            if cost < best_cost:
-                best_cost = cost
-                best = k
-                best_transform = transform
-        for _ in range(min(plan.transformed, wanted) if has_transforms(1 << log2) else 0):
-            i = _least(s, wanted)
-            s.refined[i] = 1e300
-            k = int(s.order[i])
-            for kind in range(tables.NUM_TRANSFORMS):
-                if kind != s.transforms[i]:
-                    cost, _ = _luma_cost(p, s, c, m, y, x, log2, k, best_offset, energy, kind)
-                    if cost < best_cost:
-                        best_cost = cost
-                        best = k
-                        best_transform = kind
-        middle = best_offset
-        first = max(middle - plan.offset_span, 0)
-        last = min(middle + plan.offset_span, int(c.counts[NUM_OFFSETS]) - 1)
-        for offset in range(first, last + 1):
-            if offset != middle:
-                cost, _ = _luma_cost(p, s, c, m, y, x, log2, best, offset, energy, best_transform)
-                if cost < best_cost:
-                    best_cost = cost
-                    best_offset = offset
+        order_candidates(s, strategies, min(plan.candidates, strategies))
+    strategy, offset, transform = _choose_leaf(p, s, c, m, plan, y, x, log2, offset)
     # The last pass codes the choice, so that its reconstruction and maps stay behind.
     lagrangian = lambda_of(p, c)
     exact = plan.exact_chroma and p.state.control[PLANES] == 3
@@ -260,12 +289,33 @@ def _best_leaf(
     for attempt in range(0 if exact else 4, 5):
         chroma = attempt if attempt < 4 else best_chroma
         before = p.state.registers[BITS]
-        error = code_leaf(p, s, c, m, y, x, log2, best, best_offset, chroma, best_transform)
+        error = code_leaf(p, s, c, m, y, x, log2, strategy, offset, chroma, transform)
         cost = importance * error + lagrangian * (p.state.registers[BITS] - before) / 65536
         if cost < best_cost:
             best_cost = cost
             best_chroma = chroma
     return best_cost
+
+
+@kernel
+def _policy_node(
+    p: Picture, s: Work, c: Constants, m: Model, net: Network, plan: Plan, y: int, x: int, log2: int
+) -> tuple[int, int, int]:
+    """The policy's decision for a node, its offset, and the transform; exact costs pick among candidates."""
+    observe(p, s, c, m, y, x, log2)
+    evaluate(net, s)
+    strategies = int(c.counts[NUM_STRATEGIES])
+    decision, offset = policy_decision(s, strategies, int(c.counts[NUM_OFFSETS]), log2)
+    if decision == SPLIT or (plan.candidates == 1 and plan.transformed == 0):
+        return decision, offset, AUTO_TRANSFORM
+    mode = p.state.registers[MODE]
+    bits = p.state.registers[BITS]
+    p.state.registers[MODE] = ESTIMATE
+    _order_by_policy(s, c, plan)
+    strategy, offset, transform = _choose_leaf(p, s, c, m, plan, y, x, log2, offset)
+    p.state.registers[MODE] = mode
+    p.state.registers[BITS] = bits
+    return strategy + 1, offset, transform
 
 
 @kernel
@@ -404,11 +454,7 @@ def encode_picture(p: Picture, s: Work, c: Constants, net: Network, plan: Plan) 
             if log2 <= plan.fixed_log2:
                 decision = plan.fixed_strategy + 1
         elif plan.kind == POLICY:
-            observe(p, s, c, m, y, x, log2)
-            evaluate(net, s)
-            decision, offset = policy_decision(
-                s, int(c.counts[NUM_STRATEGIES]), int(c.counts[NUM_OFFSETS]), log2
-            )
+            decision, offset, transform = _policy_node(p, s, c, m, net, plan, y, x, log2)
         else:
             top = y // _SIDE * _SIDE
             left = x // _SIDE * _SIDE
