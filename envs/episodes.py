@@ -194,15 +194,12 @@ class Episodes:
         terms = self.reward.step_terms(
             process.bits, process.error, process.chroma_error, self._lagrangian, self.pixels
         )
-        rewards = self.reward.of_step(terms)
         self._totals[0] += process.bits
         self._totals[1] += process.error
-        self._totals[2] += rewards
+        self._totals[2] += self.reward.of_step(terms)
         self._totals[3] += process.chroma_error
         self._lengths += 1
-        if self.reward.competition is not None:
-            # Who wins is known at the end.
-            rewards = np.zeros_like(rewards)
+        rewards = self.reward.paid_at_once(terms)
         return StepResult(
             rewards, terms, process.bits.copy(), process.error.copy(), process.done.copy()
         )

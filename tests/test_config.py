@@ -71,7 +71,7 @@ def test_groups_are_as_documented() -> None:
         "target_rate",
         "task",
     ]
-    assert GROUPS["experiment"] == ["curves", "default", "demo"]
+    assert GROUPS["experiment"] == ["curves", "default", "demo", "rates"]
 
 
 @pytest.mark.usefixtures("composer")
@@ -118,7 +118,7 @@ MISTAKES = {
     "learning_rate=1": r"no key 'learning_rate'; did you mean agent.learning_rate\?",
     "+extra=1": "no key 'extra'; .*the configuration has name, runs, seed",
     "agent=pppo": r"agent is 'pppo'; it can be a2c, maskable_ppo, ppo; did you mean ppo\?",
-    "experiment=demmo": r"experiment is 'demmo'; it can be curves, default, demo; did you mean demo\?",
+    "experiment=demmo": r"experiment is 'demmo'; it can be curves, default, demo, rates; did you mean demo\?",
     "seed=many": "seed is 'many'; it must be a whole number",
     "agent.learning_rate=x": "agent.learning_rate is 'x'; it must be a number",
     "agent.learning_rate=0": "agent.learning_rate is 0; it must be over 0",

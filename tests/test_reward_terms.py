@@ -259,7 +259,7 @@ def test_a_metric_gets_its_arguments_and_its_scale(
     lagrangian = default_bundle.manifest["lambda_scale"] * (STEP / 64) ** 2
     mse = 255**2 / 10 ** (psnr(original, decoded) / 10)
     assert cost == pytest.approx(mse / lagrangian, rel=0.05)
-    assert len(measured.scales["metric"]) == 8
+    assert len(measured.facts()["scales"]["metric"]) == 8
 
 
 @pytest.mark.parametrize(

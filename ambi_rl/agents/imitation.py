@@ -153,7 +153,7 @@ def _replay(
         terms = reward.step_terms(
             process.bits, process.error, process.chroma_error, lagrangian, pixels
         )
-        rewards[t] = reward.of_step(terms)
+        rewards[t] = reward.paid_at_once(terms)
     valid = np.arange(steps)[:, None] < lengths[None, :]
     if not bool(process.done[:count].all()):
         raise RuntimeError("the teacher's decisions do not cover the patch")
@@ -351,7 +351,7 @@ def _visit(
         terms = reward.step_terms(
             process.bits, process.error, process.chroma_error, lagrangian, pixels
         )
-        scaled = reward.of_step(terms) * learning_scale(observations, pixels)
+        scaled = reward.paid_at_once(terms) * learning_scale(observations, pixels)
         steps.append(
             {
                 "observations": observations,

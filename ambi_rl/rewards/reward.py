@@ -182,14 +182,22 @@ class Reward:
             if isinstance(term, MeasuredTerm):
                 term.calibrate(source, bundle)
 
-    @property
-    def scales(self) -> dict[str, list[float]]:
-        """The measured scales by term, for each of `calibration.STEPS`."""
-        return {
+    def facts(self) -> dict[str, Any]:
+        """What was found in training: measured scales by term, at each of `STEPS`, and a target's state."""
+        scales = {
             name: list(term.table)
             for name, term in self._pictures.items()
             if isinstance(term, MeasuredTerm) and term.table is not None
         }
+        if self.constraint is None:
+            return {"scales": scales}
+        constraint = {
+            "quantity": self.constraint.quantity.key,
+            "target": self.constraint.target,
+            "measured": self.constraint.measured,
+            "multiplier": self.constraint.multiplier,
+        }
+        return {"scales": scales, "constraint": constraint}
 
     @property
     def _balance(self) -> tuple[float, float]:
@@ -219,6 +227,11 @@ class Reward:
         for_rate, for_distortion = self._balance
         distortion = self.weights["sse"] * terms.sse + self.weights["chroma"] * terms.chroma
         return -(for_rate * self.weights["rate"] * terms.rate + for_distortion * distortion)
+
+    def paid_at_once(self, terms: StepTerms) -> Array:
+        """What of `of_step` is paid with the decision: all of it, or in a competition nothing, float64 [B]."""
+        rewards = self.of_step(terms)
+        return rewards if self.competition is None else np.zeros_like(rewards)
 
     def episode_terms(self, original: Pixels, decoded: Pixels, step: int) -> dict[str, float]:
         """Terms of a finished picture that have a weight, by name.

@@ -212,11 +212,11 @@ class TaskTerm(MeasuredTerm):
             before = self._outputs(original, torch.from_numpy(self._batch(original)))
         batch = torch.from_numpy(self._batch(decoded)).requires_grad_(True)
         distance = self._distance(before, self._outputs(decoded, batch))
-        if not distance.requires_grad:
+        if not distance.requires_grad:  # Traced without derivatives.
             return None
-        (gradient,) = torch.autograd.grad(distance, batch, allow_unused=True)
-        if gradient is None:
-            return None
+        (gradient,) = torch.autograd.grad(
+            distance, batch, allow_unused=True, materialize_grads=True
+        )
         by_sample = gradient[0].permute(1, 2, 0).double().numpy()
         scale = self.scale(step, *original.shape[:2]) / 255
         return np.asarray(scale * by_sample / self._deviation.astype(np.float64))

@@ -532,7 +532,7 @@ class Run:
             "metric": self.config.metric,
             "refits": self.progress.refits,
             "imitation": self.progress.imitation,
-            "reward_scales": self.reward.scales,
+            "reward": self.reward.facts(),
             "best": best_evaluation(self.progress.evaluations),
             "skipped": {
                 "training": self.env.vector.episodes.source.skipped.facts(),
