@@ -42,7 +42,7 @@ class BlockCodingEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.int64
         patch_size: Side of a patch in pixels, a multiple of 4.
         qualities: Range that qualities are drawn from.
         texture: How much textured places are preferred, 0…1.
-        weights: Reward weights by term: rate, sse, ssim, ms_ssim.
+        weights: Settings of the reward: weights by term, and more (`ambi_rl.rewards.Reward`).
         bundle: Codec bundle or its path; None for the default.
         rate: "model": bits are exactly those of a file; "estimate": as a search reckons them, twice as fast.
         source: Where patches come from, instead of `photographs`, `split`, `held_out_every`, `patch_size`,
@@ -70,7 +70,7 @@ class BlockCodingEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.int64
         patch_size: int = 64,
         qualities: tuple[float, float] = (30.0, 92.0),
         texture: float = 0.5,
-        weights: Mapping[str, float] | None = None,
+        weights: Mapping[str, Any] | None = None,
         bundle: Bundle | str | Path | None = None,
         rate: Rate = "model",
         source: PatchSource | None = None,
@@ -101,7 +101,7 @@ class BlockCodingEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.int64
         if unknown:
             raise ConfigError(f"reset has no option {unknown[0]!r}; it has {', '.join(_OPTIONS)}")
         photograph = given.get("photograph")
-        patch = self.episodes.source.sample(
+        patch = self.episodes.sample(
             self.np_random,
             path=None if photograph is None else Path(photograph),
             quality=given.get("quality"),
@@ -122,7 +122,7 @@ class BlockCodingEnv(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.int64
         info: dict[str, Any] = {
             "bits": float(result.bits[0]),
             "sse": float(result.sse[0]),
-            "terms": {"rate": float(result.terms.rate[0]), "sse": float(result.terms.sse[0])},
+            "terms": {name: float(term[0]) for name, term in result.terms._asdict().items()},
         }
         if done:
             extra, summary = self.episodes.finish(0)

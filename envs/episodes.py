@@ -20,7 +20,7 @@ from ambi_rl.data.source import Patch
 from ambi_rl.errors import ConfigError, UsageError
 from ambi_rl.metrics.fidelity import PEAK
 from ambi_rl.rewards import Reward, StepTerms
-from ambi_rl.rewards.terms import ms_ssim_scales
+from ambi_rl.rewards.competition import PatchPool
 
 Observations = npt.NDArray[np.float32]
 Masks = npt.NDArray[np.bool_]
@@ -88,7 +88,7 @@ class Episodes:
         batch: Number of episodes B.
         source: Where patches come from.
         bundle: The codec: its lists, entropy state and λ.
-        weights: Reward weights by the name of a term; `DEFAULT_WEIGHTS` if None.
+        weights: Settings of the reward, see `Reward`; `DEFAULT_WEIGHTS` if None.
         threads: Threads of the compiled step; all cores if None.
         rate: How bits are counted, see `BlockCodingBatch`.
 
@@ -103,7 +103,7 @@ class Episodes:
         batch: int,
         source: PatchSource,
         bundle: Bundle,
-        weights: Mapping[str, float] | None = None,
+        weights: Mapping[str, Any] | None = None,
         *,
         threads: int | None = None,
         rate: Rate = "model",
@@ -113,8 +113,9 @@ class Episodes:
         self.batch = batch
         self.source = source
         self.reward = Reward(DEFAULT_WEIGHTS if weights is None else weights)
-        if self.reward.needs_picture:
-            ms_ssim_scales(size, size)
+        self.reward.prepare(source, bundle)
+        competition = self.reward.competition
+        self._pool = None if competition is None else PatchPool(source, competition.patches)
         self.pixels = size * size
         self.process = BlockCodingBatch(batch, size, size, bundle, threads=threads, rate=rate)
         self.num_decisions = self.process.num_decisions
@@ -122,7 +123,7 @@ class Episodes:
         self._choices = np.array([self.num_decisions, self.num_offsets])
         self.patches: list[Patch | None] = [None] * batch
         self._lagrangian = np.ones(batch)
-        self._totals = np.zeros((3, batch))
+        self._totals = np.zeros((4, batch))
         self._lengths = np.zeros(batch, np.int64)
         self._allocate()
 
@@ -148,6 +149,17 @@ class Episodes:
             bundle: With the same strategies and offsets as the present one.
         """
         self.process.use_bundle(bundle)
+
+    def sample(self, rng: np.random.Generator, **given: Any) -> Patch:
+        """Draw what an episode codes: from the source, or in a competition from a pool that comes again.
+
+        Args:
+            rng: Where chance comes from.
+            given: What is not to be drawn, see `PhotographSource.sample`.
+        """
+        if self._pool is not None and not any(value is not None for value in given.values()):
+            return self._pool.sample(rng)
+        return self.source.sample(rng, **given)
 
     def begin(self, index: int, patch: Patch) -> None:
         """Start an episode; call `observe` after the last one that is started."""
@@ -179,12 +191,15 @@ class Episodes:
             )
         process = self.process
         process.step(actions[:, 0], actions[:, 1])
-        terms = self.reward.step_terms(process.bits, process.error, self._lagrangian, self.pixels)
-        rewards = self.reward.of_step(terms)
+        terms = self.reward.step_terms(
+            process.bits, process.error, process.chroma_error, self._lagrangian, self.pixels
+        )
         self._totals[0] += process.bits
         self._totals[1] += process.error
-        self._totals[2] += rewards
+        self._totals[2] += self.reward.of_step(terms)
+        self._totals[3] += process.chroma_error
         self._lengths += 1
+        rewards = self.reward.paid_at_once(terms)
         return StepResult(
             rewards, terms, process.bits.copy(), process.error.copy(), process.done.copy()
         )
@@ -193,22 +208,24 @@ class Episodes:
         """Close an episode that is done, before another one begins in its place.
 
         Returns:
-            The reward of terms that need the finished picture, to add to that of the last step; and what
-            there is to say of the episode: bits, bpp, sse, psnr in dB, quality, photograph, decisions,
-            return and the terms, each in bits per pixel.
+            What the end of the episode adds to the reward of the last step; and what there is to say of the
+            episode: bits, bpp, sse, psnr in dB, quality, photograph, decisions, return, the terms, each in
+            bits per pixel, and what `Reward.close` has to say.
         """
         patch = self._patch(index)
-        bits, sse, total = (float(value) for value in self._totals[:, index])
-        terms = {
-            "rate": bits / self.pixels,
-            "sse": sse / (float(self._lagrangian[index]) * self.pixels),
-        }
-        extra = 0.0
-        if self.reward.needs_picture:
-            late = self.reward.episode_terms(self.original(index), self.decoded(index), patch.step)
-            extra = self.reward.of_episode(late)
+        bits, sse, total, chroma = (float(value) for value in self._totals[:, index])
+        unit = float(self._lagrangian[index]) * self.pixels
+        terms = {"rate": bits / self.pixels, "sse": sse / unit, "chroma": chroma / unit}
+        reward = self.reward
+        extra, closed = 0.0, {"return": total}
+        if reward.needs_picture or reward.constraint is not None or reward.competition is not None:
+            original, decoded = self.original(index), self.decoded(index)
+            late = reward.episode_terms(original, decoded, patch.step)
             terms |= late
-        return extra, {
+            score = total + reward.of_episode(late)
+            closed = reward.close(patch, score, bits / self.pixels, original, decoded)
+            extra = closed["return"] - (0.0 if reward.competition is not None else total)
+        return extra, closed | {
             "bits": bits,
             "bpp": bits / self.pixels,
             "sse": sse,
@@ -216,7 +233,6 @@ class Episodes:
             "quality": patch.quality,
             "photograph": patch.name,
             "decisions": int(self._lengths[index]),
-            "return": total + extra,
             "terms": terms,
         }
 

@@ -40,13 +40,13 @@ class BlockCodingVectorEnv(
         patch_size: Side of a patch in pixels.
         qualities: Range that qualities are drawn from.
         texture: How much textured places are preferred.
-        weights: Reward weights by term.
+        weights: Settings of the reward: weights by term, and more (`ambi_rl.rewards.Reward`).
         bundle: Codec bundle or its path.
         rate: How bits are counted.
         source: As for `BlockCodingEnv`; what a stream gives an environment depends on the others.
         render_mode: "rgb_array" draws every environment.
 
-    `infos` of a step: arrays [B] bits, sse, and the terms rate and sse of the reward under `terms`.
+    `infos` of a step: arrays [B] bits, sse, and the terms rate, sse and chroma of the reward under `terms`.
 
     Raises:
         ConfigError: A value is impossible or there are no usable photographs.
@@ -69,7 +69,7 @@ class BlockCodingVectorEnv(
         patch_size: int = 64,
         qualities: tuple[float, float] = (30.0, 92.0),
         texture: float = 0.5,
-        weights: Mapping[str, float] | None = None,
+        weights: Mapping[str, Any] | None = None,
         bundle: Bundle | str | Path | None = None,
         rate: Rate = "model",
         source: PatchSource | None = None,
@@ -135,7 +135,7 @@ class BlockCodingVectorEnv(
         }
 
     def _begin(self, index: int) -> None:
-        self.episodes.begin(index, self.episodes.source.sample(self._generators[index]))
+        self.episodes.begin(index, self.episodes.sample(self._generators[index]))
 
     def step(
         self, actions: npt.NDArray[np.int64]
@@ -156,7 +156,7 @@ class BlockCodingVectorEnv(
         infos: dict[str, Any] = {
             "bits": result.bits,
             "sse": result.sse,
-            "terms": {"rate": result.terms.rate, "sse": result.terms.sse},
+            "terms": result.terms._asdict(),
         }
         finished = np.flatnonzero(result.done)
         if finished.size:

@@ -39,12 +39,17 @@ def test_every_choice_composes(choice: tuple[str, str]) -> None:
     group, name = choice
     place = {"folder": "folder", "list": "list_file", "shards": "shards"}.get(name)
     extra = [f"data.{place}=somewhere"] if place else []
+    if name == "task":
+        with pytest.raises(ConfigError, match=r"model\.pt2 does not exist"):
+            composed("reward=task", "reward.task.model=model.pt2")
+        return
     config = composed(f"{group}={name}", *extra)
     assert config.total_steps > 0
     if group == "agent":
         assert config.agent.algorithm == name
     if group == "reward":
-        assert config.metric == name
+        known = {"ssim": "ssim", "ms_ssim": "ms_ssim"}
+        assert config.metric == known.get(name, "psnr")
 
 
 @pytest.mark.usefixtures("composer")
@@ -56,19 +61,29 @@ def test_every_experiment_takes_every_agent(experiment: str, agent: str) -> None
 
 def test_groups_are_as_documented() -> None:
     assert GROUPS["agent"] == ["a2c", "maskable_ppo", "ppo"]
-    assert GROUPS["reward"] == ["ms_ssim", "psnr", "ssim"]
-    assert GROUPS["experiment"] == ["default", "demo"]
+    assert GROUPS["reward"] == [
+        "chroma",
+        "metric",
+        "ms_ssim",
+        "psnr",
+        "self_competition",
+        "ssim",
+        "target_rate",
+        "task",
+    ]
+    assert GROUPS["experiment"] == ["curves", "default", "demo", "rates"]
 
 
 @pytest.mark.usefixtures("composer")
 def test_rewards_name_every_term() -> None:
-    assert set(composed().weights) == set(TERMS)
+    assert set(composed().weights) == {*TERMS, "constraint", "competition"}
 
 
 @pytest.mark.usefixtures("composer")
 def test_structural_rewards_get_credit_over_steps() -> None:
     assert composed("reward=psnr").tree_credit
     assert not composed("reward=ssim").tree_credit
+    assert not composed("reward=self_competition").tree_credit
     with pytest.raises(ConfigError, match=r"agent\.credit=tree needs"):
         composed("reward=ms_ssim", "agent.credit=tree")
 
@@ -103,7 +118,7 @@ MISTAKES = {
     "learning_rate=1": r"no key 'learning_rate'; did you mean agent.learning_rate\?",
     "+extra=1": "no key 'extra'; .*the configuration has name, runs, seed",
     "agent=pppo": r"agent is 'pppo'; it can be a2c, maskable_ppo, ppo; did you mean ppo\?",
-    "experiment=demmo": r"experiment is 'demmo'; it can be curves, default, demo; did you mean demo\?",
+    "experiment=demmo": r"experiment is 'demmo'; it can be curves, default, demo, rates; did you mean demo\?",
     "seed=many": "seed is 'many'; it must be a whole number",
     "agent.learning_rate=x": "agent.learning_rate is 'x'; it must be a number",
     "agent.learning_rate=0": "agent.learning_rate is 0; it must be over 0",
@@ -111,6 +126,8 @@ MISTAKES = {
     "env.num_envs=0": "env.num_envs is 0; it must be 1 or more",
     "data.max_quality=101": "data.max_quality is 101",
     "reward.rate=-1": "reward.rate is -1",
+    "reward.metric.wieght=1": r"no key 'reward.metric.wieght'; did you mean reward.metric.weight\?",
+    "reward.constraint.target_bpp=-1": "target_bpp is -1; it must be over 0",
     "agent.credit=trees": r"agent.credit is 'trees'; it can be auto, tree, steps; did you mean tree\?",
     "agent.warm_start=imitate": r"did you mean imitation\?",
     "agent.imitation.effort=3": "effort 5…9",

@@ -8,14 +8,16 @@ import pytest
 from ambi_rl.errors import ConfigError
 from ambi_rl.rewards import TERMS, Reward
 from ambi_rl.rewards.calibration import FIXED_COST, MS_SSIM_SCALE, SSIM_SCALE, STEPS
-from ambi_rl.rewards.terms import interpolate, ms_ssim_cost, ms_ssim_scales, ssim_cost
+from ambi_rl.rewards.pictures import MsSsimTerm, SsimTerm
+from ambi_rl.rewards.terms import interpolate, ms_ssim_scales
 
 BITS, SSE, LAMBDA = np.array([40.0, 0.0]), np.array([900.0, 0.0]), np.array([30.0, 30.0])
+CHROMA = SSE / 3
 
 
 def reward_of(**weights: float) -> np.ndarray:
     reward = Reward(weights)
-    return reward.of_step(reward.step_terms(BITS, SSE, LAMBDA, 256))
+    return reward.of_step(reward.step_terms(BITS, SSE, CHROMA, LAMBDA, 256))
 
 
 def test_unit_weights_are_j_over_lambda_per_pixel() -> None:
@@ -23,9 +25,9 @@ def test_unit_weights_are_j_over_lambda_per_pixel() -> None:
     np.testing.assert_allclose(reward_of(rate=1, sse=1), -j / LAMBDA / 256)
 
 
-@pytest.mark.parametrize("term", ["rate", "sse"])
+@pytest.mark.parametrize("term", ["rate", "sse", "chroma"])
 def test_a_weight_scales_its_term_alone(term: str) -> None:
-    both = {"rate": 1.0, "sse": 1.0}
+    both = {"rate": 1.0, "sse": 1.0, "chroma": 1.0}
     more = reward_of(**(both | {term: 3.0})) - reward_of(**both)
     np.testing.assert_allclose(more, 2 * reward_of(**{term: 1.0}))
 
@@ -97,8 +99,8 @@ def test_structural_terms_are_as_large_as_squared_error_for_the_fixed_strategist
         lagrangian = bundle.manifest["lambda_scale"] * (step / 64) ** 2
         squared.append(frame.error / lagrangian / 128**2)
         pair = planes_to_rgb(patch.planes), planes_to_rgb(frame.planes)
-        ssim.append(ssim_cost(*pair, step))
-        ms_ssim.append(ms_ssim_cost(*pair, step))
+        ssim.append(SsimTerm().cost(*pair, step))
+        ms_ssim.append(MsSsimTerm().cost(*pair, step))
     # A dozen patches are a small sample of ten photographs.
     assert 0.5 < np.mean(ssim) / np.mean(squared) < 2
     assert 0.5 < np.mean(ms_ssim) / np.mean(squared) < 2
@@ -107,10 +109,26 @@ def test_structural_terms_are_as_large_as_squared_error_for_the_fixed_strategist
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"psnr": 1.0}, "no term 'psnr'; it has rate, sse, ssim, ms_ssim"),
+        ({"psnr": 1.0}, "no term 'psnr'; it has rate, sse, chroma, ssim, ms_ssim, metric, task"),
         ({"rate": -1.0}, "reward.rate is -1"),
         ({"rate": float("nan")}, "reward.rate is nan"),
         ({"rate": 0.0}, "every reward weight is 0"),
+        ({"rate": 1, "metric": 1.0}, "reward.metric is 1.0; it has target, weight"),
+        (
+            {"rate": 1, "metric": {"wieght": 1}},
+            "reward.metric has no 'wieght'; it has target, weight",
+        ),
+        ({"rate": 1, "metric": {"weight": 1}}, "reward.metric.weight is set, but not"),
+        ({"rate": 1, "task": {"weight": 1}}, "reward.task.weight is set, but not"),
+        (
+            {"rate": 1, "sse": 1, "constraint": {"target_bpp": 0}},
+            "target_bpp is 0; it must be over 0",
+        ),
+        ({"rate": 1, "sse": 1, "constraint": {"target_ssim": 1.5}}, "over 0 and under 1"),
+        ({"rate": 1, "sse": 1, "constraint": {"target_bpp": 1, "target_psnr": 30}}, "one can be"),
+        ({"rate": 1, "constraint": {"target_bpp": 1}}, "give reward.rate and one other a weight"),
+        ({"rate": 1, "sse": 1, "constraint": {"target_metric": 1}}, "needs reward.metric.weight"),
+        ({"rate": 1, "sse": 1, "competition": {"kind": "signs"}}, "it can be none, sign, margin"),
     ],
 )
 def test_wrong_weights_are_refused(weights: dict[str, float], message: str) -> None:
@@ -123,4 +141,5 @@ def test_terms_say_what_they_are() -> None:
         assert term.name == name
         assert term.unit
         assert term.summary
-    assert [t.name for t in TERMS.values() if t.when == "episode"] == ["ssim", "ms_ssim"]
+    later = [t.name for t in TERMS.values() if t.when == "episode"]
+    assert later == ["ssim", "ms_ssim", "metric", "task"]

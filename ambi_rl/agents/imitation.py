@@ -22,9 +22,11 @@ from ambi_rl.agents.credit import learning_scale, subtree_returns
 from ambi_rl.agents.policy import ObservationNormalizer, policy_logits, policy_values
 from ambi_rl.codec import tables
 from ambi_rl.codec.bundle import Bundle
+from ambi_rl.codec.color import planes_to_rgb
 from ambi_rl.codec.frame import Decision, encode_frame
 from ambi_rl.codec.process import BlockCodingBatch
-from ambi_rl.codec.strategists import Strategist
+from ambi_rl.codec.quality import STEP_SCALE
+from ambi_rl.codec.strategists import Strategist, for_search
 from ambi_rl.data import PatchSource
 from ambi_rl.data.source import Patch
 from ambi_rl.rewards import Reward
@@ -32,6 +34,8 @@ from ambi_rl.rewards import Reward
 SPLIT = 0
 _BATCH = 128
 """Patches replayed at a time."""
+_GLANCE = for_search(5)
+"""Who encodes a patch first, so that it is known what goes wrong where."""
 
 Report = Callable[[float], None]
 
@@ -146,8 +150,10 @@ def _replay(
     for t in range(steps):
         process.observe(observations[t], masks[t])
         process.step(actions[t, :, 0], actions[t, :, 1])
-        terms = reward.step_terms(process.bits, process.error, lagrangian, pixels)
-        rewards[t] = reward.of_step(terms)
+        terms = reward.step_terms(
+            process.bits, process.error, process.chroma_error, lagrangian, pixels
+        )
+        rewards[t] = reward.paid_at_once(terms)
     valid = np.arange(steps)[:, None] < lengths[None, :]
     if not bool(process.done[:count].all()):
         raise RuntimeError("the teacher's decisions do not cover the patch")
@@ -166,6 +172,24 @@ def _replay(
         returns[valid].astype(np.float32),
         number[valid].astype(np.int64),
     )
+
+
+def importance_of(patch: Patch, bundle: Bundle, reward: Reward) -> npt.NDArray[np.float32] | None:
+    """Where errors in a patch matter to a reward: float32 [H/4, W/4], or None if it is the codec's own cost.
+
+    Args:
+        patch: The patch.
+        bundle: The codec.
+        reward: See `Reward.importance`.
+    """
+    if not reward.steers_teacher:
+        return None
+    if not reward.weighs_places:
+        return reward.uniform_importance(*patch.planes.shape[1:])
+    lagrangian = float(bundle.manifest["lambda_scale"]) * (patch.step / STEP_SCALE) ** 2
+    glance = encode_frame(patch.planes, patch.step, bundle, _GLANCE)
+    original, decoded = planes_to_rgb(patch.planes), planes_to_rgb(glance.planes)
+    return reward.importance(original, decoded, patch.step, lagrangian)
 
 
 def collect_demonstrations(
@@ -189,7 +213,8 @@ def collect_demonstrations(
         source: Where patches come from.
         bundle: The codec.
         teacher: Usually a search.
-        reward: For the value function; terms of finished pictures are left out of it.
+        reward: What the teacher heeds (`Reward.importance`), and for the value function, which leaves out
+            terms of finished pictures.
         count: Number of patches.
         seed: Of the patches.
         tree_credit: Whether returns are those of subtrees (`ambi_rl.agents.credit`) or of steps.
@@ -203,7 +228,13 @@ def collect_demonstrations(
     neutral = bundle.offsets.index(0)
 
     def teach(patch: Patch) -> npt.NDArray[np.int32]:
-        frame = encode_frame(patch.planes, patch.step, bundle, teacher)
+        frame = encode_frame(
+            patch.planes,
+            patch.step,
+            bundle,
+            teacher,
+            importance=importance_of(patch, bundle, reward),
+        )
         return decision_sequence(frame.decisions, size, size, neutral)
 
     process = BlockCodingBatch(min(_BATCH, count), size, size, bundle, threads=threads)
@@ -254,7 +285,7 @@ def collect_visited(
         source: Where patches come from.
         bundle: The codec.
         teacher: A search.
-        reward: For the value function, whose returns are those of the policy.
+        reward: As for `collect_demonstrations`, but the returns are those of the policy.
         masked: Whether the agent masks invalid choices.
         count: Number of patches.
         first: Number of the first patch.
@@ -278,6 +309,18 @@ def collect_visited(
     return Demonstrations.join(parts)
 
 
+def _importances(
+    patches: Sequence[Patch], process: BlockCodingBatch, reward: Reward
+) -> npt.NDArray[np.float32] | None:
+    """Importance maps [B, H/4, W/4] for the patches that a batch codes; see `importance_of`."""
+    if not reward.steers_teacher:
+        return None
+    maps = np.ones((process.batch, process.height // 4, process.width // 4), np.float32)
+    for index, patch in enumerate(patches):
+        maps[index] = importance_of(patch, process.bundle, reward)
+    return maps
+
+
 def _visit(
     policy: Any,
     patches: Sequence[Patch],
@@ -294,6 +337,7 @@ def _visit(
     for index, patch in enumerate(patches):
         process.load(index, patch.planes, patch.step)
         lagrangian[index] = process.lagrangian(index)
+    importance = _importances(patches, process, reward)
     choices = process.num_decisions + process.num_offsets
     steps: list[dict[str, npt.NDArray[Any]]] = []
     while not process.done.all():
@@ -301,11 +345,13 @@ def _visit(
         masks = np.ones((process.batch, choices), np.bool_)
         valid = ~process.done
         process.observe(observations, masks)
-        decisions, offsets = process.advise(teacher)
+        decisions, offsets = process.advise(teacher, importance)
         actions = greedy_actions(policy, observations, masks, process.num_decisions, masked)
         process.step(actions[:, 0], actions[:, 1])
-        terms = reward.step_terms(process.bits, process.error, lagrangian, pixels)
-        scaled = reward.of_step(terms) * learning_scale(observations, pixels)
+        terms = reward.step_terms(
+            process.bits, process.error, process.chroma_error, lagrangian, pixels
+        )
+        scaled = reward.paid_at_once(terms) * learning_scale(observations, pixels)
         steps.append(
             {
                 "observations": observations,

@@ -25,6 +25,7 @@ from ambi_rl.codec.kernel.block import (
     clear_maps,
     code_node,
     lambda_of,
+    squared_error,
 )
 from ambi_rl.codec.kernel.state import (
     BITS,
@@ -35,6 +36,7 @@ from ambi_rl.codec.kernel.state import (
     NODE_Y,
     NUM_OFFSETS,
     NUM_STRATEGIES,
+    PLANES,
     Constants,
     Picture,
     Work,
@@ -123,6 +125,7 @@ def _step_range(
     transforms: npt.NDArray[np.int32],
     bits: Floats,
     error: Floats,
+    chroma_error: Floats,
     done: npt.NDArray[np.bool_],
 ) -> None:
     """Take one decision in each of the pictures first…last−1 that are not done."""
@@ -140,18 +143,22 @@ def _step_range(
         log2 = int(p.state.control[NODE_LOG2])
         bits[b] = 0.0
         error[b] = 0.0
+        chroma_error[b] = 0.0
         if log2 == 0:
             done[b] = True
             continue
+        y, x = int(p.state.control[NODE_Y]), int(p.state.control[NODE_X])
         if decisions[b] == SPLIT and log2 == tables.MIN_BLOCK_LOG2:
             m = Model(p.state, s, c, p.stream)
-            y, x = int(p.state.control[NODE_Y]), int(p.state.control[NODE_X])
             decisions[b] = rank_strategies(p, s, c, m, y, x, log2, False) + 1
         before = p.state.registers[BITS]
         error[b] = code_node(
             p, s, c, int(decisions[b]), int(offsets[b]), int(chromas[b]), int(transforms[b])
         )
         bits[b] = (p.state.registers[BITS] - before) / 65536
+        if decisions[b] != SPLIT:
+            for plane in range(1, p.state.control[PLANES]):
+                chroma_error[b] += squared_error(p, plane, y, x, 1 << log2)
         done[b] = p.state.control[NODE_LOG2] == 0
 
 
@@ -216,6 +223,7 @@ class BlockCodingBatch:
         bits: float64 [B], bits of the last step.
         error: float64 [B], squared error of the last step's leaf (0 for a split), 8-bit code values,
             mean of R, G, B, summed over its pixels.
+        chroma_error: float64 [B], the part of it that is Cb's and Cr's.
         done: bool [B], whether the patch is coded.
         taken: int32 [B], the decision of the last step after invalid ones were replaced.
     """
@@ -252,6 +260,7 @@ class BlockCodingBatch:
         self.observation_size = self._context.observation_size
         self.bits = np.zeros(batch)
         self.error = np.zeros(batch)
+        self.chroma_error = np.zeros(batch)
         self.done = np.ones(batch, bool)
         self.taken = np.zeros(batch, np.int32)
         self._offsets = np.zeros(batch, np.int32)
@@ -364,26 +373,38 @@ class BlockCodingBatch:
                 self._transforms,
                 self.bits,
                 self.error,
+                self.chroma_error,
                 self.done,
             )
 
         self._on_all_cores(run, self._ranges)
 
-    def advise(self, teacher: Strategist) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def advise(
+        self, teacher: Strategist, importance: npt.NDArray[np.float32] | None = None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """What a teacher would decide at every current node, given what has been coded until there.
 
         Args:
             teacher: A strategist that searches.
+            importance: float32 [B, H/4, W/4], positive: weight of each unit's squared error for the teacher;
+                None if all count alike.
 
         Returns:
             Decisions and offsets, int64 [B]; 0 where the process is done.
 
         Raises:
-            UsageError: The strategist does not search.
+            UsageError: The strategist does not search, or the importance has another shape.
         """
         if teacher.name != "search":
             raise UsageError(f"the teacher is {teacher.name!r}; only a search can be asked")
-        context = self._context
+        batch, context = self._picture, self._context
+        if importance is not None:
+            shape = (self.batch, self.height // 4, self.width // 4)
+            if importance.shape != shape:
+                raise UsageError(
+                    f"importance has shape {importance.shape}; this batch needs {shape}"
+                )
+            batch = batch._replace(importance=np.ascontiguousarray(importance, np.float32))
         plan = teacher.plan(context.dc)
         decisions = np.zeros(self.batch, np.int32)
         offsets = np.zeros(self.batch, np.int32)

@@ -86,7 +86,6 @@ def _compile(stage: str) -> None:
             np.zeros((1, process.num_decisions + process.num_offsets), np.bool_),
         )
         process.advise(STRATEGISTS["search"])
-        process.advise(STRATEGISTS["search"])
         process.step(np.ones(1, np.int32), np.zeros(1, np.int32))
         process.close()
 

@@ -1,6 +1,15 @@
 """Measures of fidelity and of rate-distortion curves, in NumPy alone."""
 
 from ambi_rl.metrics.bjontegaard import bd_psnr, bd_rate, rate_at_quality
-from ambi_rl.metrics.fidelity import ms_ssim, mse, psnr, ssim
+from ambi_rl.metrics.fidelity import ms_ssim, ms_ssim_gradient, mse, psnr, ssim
 
-__all__ = ["bd_psnr", "bd_rate", "ms_ssim", "mse", "psnr", "rate_at_quality", "ssim"]
+__all__ = [
+    "bd_psnr",
+    "bd_rate",
+    "ms_ssim",
+    "ms_ssim_gradient",
+    "mse",
+    "psnr",
+    "rate_at_quality",
+    "ssim",
+]

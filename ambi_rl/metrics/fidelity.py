@@ -112,6 +112,56 @@ def ms_ssim(a: Pixels, b: Pixels, scales: int | None = None) -> float:
         UsageError: Shapes or types differ from that, or the pictures are too small for `scales`.
     """
     x, y = _channels(a, b)
+    weights = _scale_weights(a, scales)
+    result = np.ones(x.shape[0])
+    for scale, weight in enumerate(weights):
+        if scale:
+            x, y = _halve(x), _halve(y)
+        luminance, structure = _ssim_terms(x, y)
+        term = luminance * structure if scale == len(weights) - 1 else structure
+        # A negative mean has no real power; published implementations clip it as well.
+        result *= np.maximum(term.mean(axis=(1, 2)), 0.0) ** weight
+    return float(result.mean())
+
+
+def ms_ssim_gradient(a: Pixels, b: Pixels, scales: int | None = None) -> Array:
+    """How MS-SSIM changes with the samples of the second picture; with one scale, how SSIM does.
+
+    Args:
+        a: As for `ms_ssim`.
+        b: Likewise.
+        scales: Likewise.
+
+    Returns:
+        float64, of the shape of `b`: derivatives for one 8-bit code value.
+
+    Raises:
+        UsageError: As `ms_ssim` does.
+    """
+    x, y = _channels(a, b)
+    weights = _scale_weights(a, scales)
+    pairs = [(x, y)]
+    for _ in weights[1:]:
+        pairs.append((_halve(pairs[-1][0]), _halve(pairs[-1][1])))
+    means = np.empty((len(weights), x.shape[0]))
+    gradients = []
+    for scale, pair in enumerate(pairs):
+        means[scale], gradient = _mean_and_gradient(*pair, scale == len(weights) - 1)
+        gradients.append(gradient)
+    powers = np.maximum(means, 0.0) ** weights[:, None]
+    value = powers.prod(axis=0)
+    # A scale that is clipped at 0 has no slope.
+    slopes = np.divide(weights[:, None] * value, means, out=np.zeros_like(means), where=means > 0)
+    total = np.zeros_like(pairs[-1][1])
+    for scale in range(len(weights) - 1, -1, -1):
+        if scale < len(weights) - 1:
+            total = _unhalve(total, pairs[scale][1].shape)
+        total = total + slopes[scale][:, None, None] * gradients[scale]
+    return np.moveaxis(total, 0, 2).reshape(b.shape) / x.shape[0]
+
+
+def _scale_weights(a: Pixels, scales: int | None) -> Array:
+    """Exponents of the scales in use, which sum to 1."""
     fitting = min(len(MS_SSIM_WEIGHTS), (min(a.shape[:2]) // WINDOW).bit_length())
     if scales is None:
         scales = fitting
@@ -119,16 +169,7 @@ def ms_ssim(a: Pixels, b: Pixels, scales: int | None = None) -> float:
         raise UsageError(
             f"MS-SSIM of {a.shape[1]}x{a.shape[0]} pixels has 1…{fitting} scales, not {scales}"
         )
-    weights = np.array(MS_SSIM_WEIGHTS[:scales]) / sum(MS_SSIM_WEIGHTS[:scales])
-    result = np.ones(x.shape[0])
-    for scale, weight in enumerate(weights):
-        if scale:
-            x, y = _halve(x), _halve(y)
-        luminance, structure = _ssim_terms(x, y)
-        term = luminance * structure if scale == scales - 1 else structure
-        # A negative mean has no real power; published implementations clip it as well.
-        result *= np.maximum(term.mean(axis=(1, 2)), 0.0) ** weight
-    return float(result.mean())
+    return np.array(MS_SSIM_WEIGHTS[:scales]) / sum(MS_SSIM_WEIGHTS[:scales])
 
 
 def _check(a: Pixels, b: Pixels) -> None:
@@ -183,6 +224,47 @@ def _ssim_terms(x: Array, y: Array) -> tuple[Array, Array]:
     luminance = (2 * means + _C1) / (squares + _C1)
     structure = (2 * (product - means) + _C2) / (energy - squares + _C2)
     return luminance, structure
+
+
+def _unsmooth(x: Array) -> Array:
+    """Adjoint of `_smooth`: from [N, W - 10, H - 10] back to [N, H, W]."""
+    reach = WINDOW - 1
+    return _smooth(np.pad(x, ((0, 0), (reach, reach), (reach, reach))))
+
+
+def _mean_and_gradient(x: Array, y: Array, whole: bool) -> tuple[Array, Array]:
+    """Mean of one scale's term, [C], and its derivative by `y`, [C, H, W].
+
+    Args:
+        x: [C, H, W].
+        y: Likewise.
+        whole: The term is luminance times structure, not structure alone.
+    """
+    mean_x, mean_y = _smooth(x), _smooth(y)
+    energy, product = _smooth(x * x + y * y), _smooth(x * y)
+    squares, means = mean_x * mean_x + mean_y * mean_y, mean_x * mean_y
+    below = energy - squares + _C2
+    structure = (2 * (product - means) + _C2) / below
+    by_product, by_energy = 2 / below, -structure / below
+    by_mean = -mean_x * by_product - 2 * mean_y * by_energy
+    term = structure
+    if whole:
+        bottom = squares + _C1
+        luminance = (2 * means + _C1) / bottom
+        by_mean = luminance * by_mean + structure * 2 * (mean_x - luminance * mean_y) / bottom
+        by_product, by_energy = luminance * by_product, luminance * by_energy
+        term = luminance * structure
+    count = term.shape[1] * term.shape[2]
+    gradient = _unsmooth(by_mean) + x * _unsmooth(by_product) + 2 * y * _unsmooth(by_energy)
+    return term.mean(axis=(1, 2)), gradient / count
+
+
+def _unhalve(x: Array, shape: tuple[int, ...]) -> Array:
+    """Adjoint of `_halve`: back to a `shape` of [C, H, W]."""
+    out = np.zeros(shape)
+    wide = x.repeat(2, axis=1).repeat(2, axis=2) / 4
+    out[:, : wide.shape[1], : wide.shape[2]] = wide
+    return out
 
 
 def _halve(x: Array) -> Array:

@@ -1,15 +1,19 @@
-"""The reward terms as objects: name, unit, when they are known, and how they are scaled.
+"""The reward terms by name: unit, when they are known, and how they are scaled.
 
 Every term is a cost in *bits per pixel of the picture*, the unit of J/λ per pixel:
 
     rate     bits / pixels
     sse      squared error / (λ · pixels)
+    chroma   squared error of Cb and Cr alone / (λ · pixels)
     ssim     (1 − SSIM) · k(step)
     ms_ssim  (1 − MS-SSIM) · k(step)
+    metric   what a function of yours returns · k(step)
+    task     how far a model's output moves · k(step)
 
-k(step) makes a structural term as large as the `sse` term is for the `fixed` strategist at that step on
-the shipped training photographs (`calibration.py`), so a weight of 1 means one unit of J per pixel for
-every term and reward files compare.
+k(step) makes a term of the finished picture as large as the `sse` term is for the `fixed` strategist at that
+step, so a weight of 1 means one unit of J per pixel for every term and reward files compare. For SSIM and
+MS-SSIM it was measured on the shipped training photographs (`calibration.py`); for a metric or a task it
+is measured on the training photographs when an environment is made (`measured.py`).
 """
 
 from __future__ import annotations
@@ -21,9 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ambi_rl.errors import ConfigError
-from ambi_rl.metrics import ms_ssim, ssim
 from ambi_rl.metrics.fidelity import MS_SSIM_WEIGHTS, WINDOW
-from ambi_rl.rewards.calibration import MS_SSIM_SCALE, SSIM_SCALE, STEPS
+from ambi_rl.rewards.calibration import STEPS
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -45,12 +48,19 @@ class Term:
     summary: str
 
 
-RATE = Term("rate", "bits per pixel", "step", "bits of the entropy model")
-SSE = Term("sse", "bits per pixel (J/λ)", "step", "squared error over λ")
-SSIM = Term("ssim", "bits per pixel (J/λ)", "episode", "1 − SSIM, scaled to the size of `sse`")
-MS_SSIM = Term("ms_ssim", "bits per pixel (J/λ)", "episode", "1 − MS-SSIM, scaled likewise")
+_UNIT = "bits per pixel (J/λ)"
 
-TERMS: dict[str, Term] = {term.name: term for term in (RATE, SSE, SSIM, MS_SSIM)}
+RATE = Term("rate", "bits per pixel", "step", "bits of the entropy model")
+SSE = Term("sse", _UNIT, "step", "squared error over λ")
+CHROMA = Term("chroma", _UNIT, "step", "squared error of Cb and Cr over λ, on top of `sse`")
+SSIM = Term("ssim", _UNIT, "episode", "1 − SSIM, scaled to the size of `sse`")
+MS_SSIM = Term("ms_ssim", _UNIT, "episode", "1 − MS-SSIM, scaled likewise")
+METRIC = Term("metric", _UNIT, "episode", "a Python function of both pictures, scaled likewise")
+TASK = Term("task", _UNIT, "episode", "change of a model's output, scaled likewise")
+
+TERMS: dict[str, Term] = {
+    term.name: term for term in (RATE, SSE, CHROMA, SSIM, MS_SSIM, METRIC, TASK)
+}
 """Every term, by name."""
 
 
@@ -76,31 +86,3 @@ def ms_ssim_scales(height: int, width: int) -> int:
             f"SSIM terms need pictures of at least {WINDOW} pixels a side, not {side}"
         )
     return min(len(MS_SSIM_WEIGHTS), (side // WINDOW).bit_length())
-
-
-def ssim_cost(original: Pixels, decoded: Pixels, step: int) -> float:
-    """The `ssim` term of a finished picture.
-
-    Args:
-        original: uint8 [H, W, 3].
-        decoded: Likewise.
-        step: Quantizer step in 1/64 of an 8-bit code value.
-    """
-    return (1.0 - ssim(original, decoded)) * interpolate(step, SSIM_SCALE)
-
-
-def ms_ssim_cost(original: Pixels, decoded: Pixels, step: int) -> float:
-    """The `ms_ssim` term of a finished picture.
-
-    Pictures under 176 pixels a side use the scales that fit (64 pixels: three), with the published
-    exponents scaled to sum to 1; the calibration has a row for each number of scales, so the term keeps
-    its meaning.
-
-    Args:
-        original: uint8 [H, W, 3].
-        decoded: Likewise.
-        step: Quantizer step in 1/64 of an 8-bit code value.
-    """
-    scales = ms_ssim_scales(*original.shape[:2])
-    loss = 1.0 - ms_ssim(original, decoded, scales=scales)
-    return loss * interpolate(step, MS_SSIM_SCALE[scales - 1])

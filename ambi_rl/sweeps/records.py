@@ -107,10 +107,18 @@ class RunRecord:
 
     @property
     def reward(self) -> str:
-        """Terms of the reward that count, with their weights."""
-        terms = flatten({"": self.config.get("reward") or {}})
-        weights = {k.lstrip("."): v for k, v in terms.items() if isinstance(v, int | float) and v}
-        return " ".join(f"{name}={value:g}" for name, value in weights.items())
+        """Terms of the reward that count, with their weights, and what they are put to."""
+        parts = []
+        for key, value in flatten({"": self.config.get("reward") or {}}).items():
+            name = key.lstrip(".")
+            section, _, last = name.rpartition(".")
+            if section and not (last == "weight" or last.startswith("target_") or last == "kind"):
+                continue
+            if isinstance(value, int | float) and value:
+                parts.append(f"{section if last == 'weight' else name}={value:g}")
+            elif last == "kind" and value != "none":
+                parts.append(f"{section}={value}")
+        return " ".join(parts)
 
     @property
     def metric(self) -> str:

@@ -118,6 +118,12 @@ class TrainingCallback(BaseCallback):
             return
         for key in ("return", "bits", "bpp", "psnr", "decisions"):
             self.logger.record(f"episode/{key}", self._mean(key))
+        for key, value in self._episodes[-1].items():
+            if key.startswith("constrained_") or key in ("multiplier", "score"):
+                # The multiplier is where it is now; the rest is what episodes came to.
+                self.logger.record(
+                    f"reward/{key}", value if key == "multiplier" else self._mean(key)
+                )
         for term in self._episodes[-1]["terms"]:
             values = [episode["terms"][term] for episode in self._episodes]
             self.logger.record(f"reward_terms/{term}", float(np.mean(values)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -16,7 +17,7 @@ from ambi_rl.codec.process import RATES
 from ambi_rl.codec.strategists import SEARCHES
 from ambi_rl.data import ACCESSES
 from ambi_rl.errors import ConfigError
-from ambi_rl.rewards import TERMS, Reward
+from ambi_rl.rewards import Reward
 
 METRICS = ("auto", "psnr", "ssim", "ms_ssim")
 CREDITS = ("auto", "tree", "steps")
@@ -52,13 +53,62 @@ class DataConfig:
 
 
 @dataclass
+class MetricConfig:
+    """Part `reward.metric`, see conf/reward/metric.yaml; without effect unless it has a weight."""
+
+    target: str | None = None
+    weight: float = 0.0
+    scale: float | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TaskConfig:
+    """Part `reward.task`, see conf/reward/task.yaml; likewise."""
+
+    model: str | None = None
+    weight: float = 0.0
+    distance: str = "features"
+    mean: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    deviation: list[float] = field(default_factory=lambda: [1.0, 1.0, 1.0])
+    scale: float | None = None
+
+
+@dataclass
+class ConstraintConfig:
+    """Part `reward.constraint`, see conf/reward/target_rate.yaml; none unless one has a target."""
+
+    target_bpp: float | None = None
+    target_psnr: float | None = None
+    target_ssim: float | None = None
+    target_ms_ssim: float | None = None
+    target_metric: float | None = None
+    speed: float = 0.05
+    window: int = 64
+
+
+@dataclass
+class CompetitionConfig:
+    """Part `reward.competition`, see conf/reward/self_competition.yaml; none unless it has a kind."""
+
+    kind: str = "none"
+    patches: int = 256
+    memory: float = 0.9
+
+
+@dataclass
 class RewardConfig:
-    """Group `reward`: weights of the reward terms."""
+    """Group `reward`: weights of the reward terms, and what they are put to."""
 
     rate: float = MISSING
     sse: float = MISSING
-    ssim: float = MISSING
-    ms_ssim: float = MISSING
+    chroma: float = 0.0
+    ssim: float = 0.0
+    ms_ssim: float = 0.0
+    metric: MetricConfig = field(default_factory=MetricConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    constraint: ConstraintConfig = field(default_factory=ConstraintConfig)
+    competition: CompetitionConfig = field(default_factory=CompetitionConfig)
 
 
 @dataclass
@@ -147,15 +197,15 @@ class TrainConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     @property
-    def weights(self) -> dict[str, float]:
-        """Reward weights by term."""
-        return {name: float(getattr(self.reward, name)) for name in TERMS}
+    def weights(self) -> dict[str, Any]:
+        """Settings of the reward, as `Reward` takes them."""
+        return asdict(self.reward)
 
     @property
     def tree_credit(self) -> bool:
         """Whether decisions are judged by their subtree; see `agent.credit` in conf/agent."""
         if self.agent.credit == "auto":
-            return not Reward(self.weights).needs_picture
+            return not Reward(self.weights).needs_episode
         return self.agent.credit == "tree"
 
     @property
@@ -230,10 +280,10 @@ def validate(config: TrainConfig) -> None:
     _within("data.texture", data.texture, 0, 1)
     Reward(config.weights)
     _validate_agent(agent)
-    if agent.credit == "tree" and Reward(config.weights).needs_picture:
+    if agent.credit == "tree" and Reward(config.weights).needs_episode:
         raise ConfigError(
-            "agent.credit=tree needs rewards of single steps, but reward.ssim or reward.ms_ssim has a "
-            "weight and is known only at an episode's end; take agent.credit=steps"
+            "agent.credit=tree needs rewards of single steps, but part of this reward is known only at an "
+            "episode's end; take agent.credit=steps"
         )
     _at_least("entropy.refit_every", config.entropy.refit_every, 0)
     _at_least("entropy.patches", config.entropy.patches, 1)
@@ -334,6 +384,8 @@ def to_config(composed: DictConfig) -> TrainConfig:
 def _unknown_keys(node: DictConfig, prefix: str = "") -> list[str]:
     """Dotted keys that the schema of their part does not have."""
     kind = OmegaConf.get_type(node)
+    if kind is dict:  # Whatever the user's function takes.
+        return []
     own = {item.name for item in fields(kind)} if kind is not None and is_dataclass(kind) else set()
     unknown = []
     for key in node:

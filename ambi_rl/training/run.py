@@ -117,6 +117,12 @@ class Run:
         self.env.set_bundle(self.bundle())
         if restored is not None:
             self._go_on(restored.trajectory)
+        self.reward.restore(self.progress.extra.get("reward", {}))
+
+    @property
+    def reward(self) -> Reward:
+        """What is learned from."""
+        return self.env.vector.episodes.reward
 
     def _newest_checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint that is not damaged; None if none was saved yet.
@@ -267,7 +273,7 @@ class Run:
                 self.env.vector.episodes.source,
                 replace(self.start_bundle, entropy=dict(self.entropy)),
                 for_search(imitation.effort),
-                Reward(config.weights),
+                self.reward,
                 count=imitation.patches,
                 seed=config.seed,
                 tree_credit=config.tree_credit,
@@ -283,7 +289,7 @@ class Run:
                     self.env.vector.episodes.source,
                     replace(self.start_bundle, entropy=dict(self.entropy)),
                     for_search(imitation.effort),
-                    Reward(config.weights),
+                    self.reward,
                     masked=agent.algorithm == "maskable_ppo",
                     count=imitation.visited,
                     first=int(data.patches.max()) + 1,
@@ -321,8 +327,8 @@ class Run:
             )
 
     def _offset_smoothing(self) -> float:
-        # The teacher minimises squared error, for which offsets do not pay; for other metrics they may.
-        return _OFFSET_SMOOTHING if Reward(self.config.weights).needs_picture else 0.0
+        # A teacher that heeds only the codec's own cost never uses offsets; for other metrics they may pay.
+        return _OFFSET_SMOOTHING if self.reward.needs_picture else 0.0
 
     def _random_observations(self) -> np.ndarray:
         rng = np.random.default_rng(self.config.seed)
@@ -425,7 +431,9 @@ class Run:
             f"(search against fixed {found['search_vs_fixed']:+.2f} %)"
         )
         best = self.progress.best
-        if math.isfinite(objective) and (best is None or objective < best):
+        # What meets a target is not what saves most, so with one the latest policy is the best.
+        better = best is None or objective < best or self.reward.constraint is not None
+        if math.isfinite(objective) and better:
             self.progress.best = objective
             self._save(self.folder.best)
         if self._on_evaluation is not None:
@@ -437,6 +445,7 @@ class Run:
 
     def _save(self, path: Path, trajectory: dict[str, Any] | None = None) -> None:
         self.progress.steps = int(self.agent.num_timesteps)
+        self.progress.extra["reward"] = self.reward.state()
         self.progress.seconds = self._seconds()
         save_checkpoint(path, self.agent.policy, self.bundle(), self.progress, trajectory)
 
@@ -523,6 +532,7 @@ class Run:
             "metric": self.config.metric,
             "refits": self.progress.refits,
             "imitation": self.progress.imitation,
+            "reward": self.reward.facts(),
             "best": best_evaluation(self.progress.evaluations),
             "skipped": {
                 "training": self.env.vector.episodes.source.skipped.facts(),
