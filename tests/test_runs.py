@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from ambi_rl.cli.app import app
+from ambi_rl.sweeps.averages import average
 from ambi_rl.sweeps.plot import draw
 from ambi_rl.sweeps.records import read_run
 from ambi_rl.training.run_folder import write_json
@@ -155,6 +156,24 @@ def test_plots_what_was_measured(runs: Path, tmp_path: Path) -> None:
     assert [numbers(line.get_ydata()) for line in middle.lines] == [[3.0, -2.5, -1.0], [1.0, -4.0]]
     assert [numbers(line.get_xdata()) for line in middle.lines] == [[0, 100, 200], [0, 100]]
     assert [numbers(line.get_xdata()) for line in right.lines] == [[0, 1, 2], [0, 1]]
+
+
+def test_runs_that_differ_in_their_seed_are_one_line(tmp_path: Path) -> None:
+    for seed, values in enumerate(([4.0, 2.0, -1.0], [2.0, -4.0])):
+        make_run(tmp_path / "sweep" / str(seed), State.FINISHED, [*values], seed=seed)
+    records = [record for i in range(2) if (record := read_run(tmp_path / "sweep" / str(i)))]
+    ((run, name),) = average(records, ["a", "b"], "seed")
+    assert name == "a (2 runs)"
+    # Means of what both have: the third evaluation is of one run only.
+    assert run.values == [3.0, -1.0]
+    assert [(e["low"], e["high"]) for e in run.evaluations] == [(2.0, 4.0), (-4.0, 2.0)]
+    assert run.evaluations[1]["curve"]["values"]["psnr"] == pytest.approx([30.1, 33.1, 36.1])
+    assert len(average(records, ["a", "b"], "total_steps")) == 2
+    result = ambi("plot", tmp_path / "sweep", "-o", tmp_path / "a.svg", "--over", "seed")
+    assert result.exit_code == 0, result.stderr
+    result = ambi("plot", tmp_path / "sweep", "-o", tmp_path / "a.svg", "--over", "sead")
+    assert result.exit_code != 0
+    assert "no run has the key 'sead'" in result.stderr
 
 
 def test_mistakes_are_one_line(runs: Path, tmp_path: Path) -> None:

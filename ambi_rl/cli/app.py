@@ -390,13 +390,17 @@ def runs_plot(
         MetricName | None,
         typer.Option(help="Of the rate-distortion curves.", show_default="the objective's"),
     ] = None,
+    over: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Draw the mean and the range over this key, as seed."),
+    ] = None,
 ) -> None:
     """Plot rate-distortion curves and learning curves of held-out photographs.
 
-    Each run's best evaluation is drawn, with the baselines fixed and search. Needs
-    pip install "ambi-rl[study]".
+    Each run's best evaluation is drawn, with the baselines fixed and search. With --over seed, runs
+    that differ in nothing but their seed are one line. Needs pip install "ambi-rl[study]".
     """
     with _extras():
         from ambi_rl.cli.runs import plot_command
 
-        plot_command(runs, target, None if metric is None else metric.value)
+        plot_command(runs, target, None if metric is None else metric.value, over)

@@ -190,20 +190,26 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def plot_command(paths: list[Path], target: Path, metric: str | None) -> None:
+def plot_command(
+    paths: list[Path], target: Path, metric: str | None, over: str | None = None
+) -> None:
     """Draw rate-distortion and learning curves of runs.
 
     Args:
         paths: Of runs or sweeps.
         target: Picture or page to write.
         metric: psnr, ssim or ms_ssim; None for the first run's objective.
+        over: Key that runs of one line differ in; None for a line for each run.
 
     Raises:
         UsageError: A folder has no run, or the file cannot be written.
     """
+    from ambi_rl.sweeps.averages import average
     from ambi_rl.sweeps.plot import plot_runs
 
     runs = _chosen(paths)
     chosen = metric or next((run.metric for run in runs if run.metric), "psnr")
-    plot_runs(runs, _names(runs), target, chosen)
+    names = _names(runs)
+    lines = list(zip(runs, names, strict=True)) if over is None else average(runs, names, over)
+    plot_runs([run for run, _ in lines], [name for _, name in lines], target, chosen)
     typer.echo(f"{target}: {len(runs)} runs")

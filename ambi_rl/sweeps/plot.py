@@ -80,6 +80,9 @@ def draw(runs: Sequence[tuple[RunRecord, str]], metric: str) -> Figure:
             points = [e for e in run.evaluations if _is_number(e.get(OBJECTIVE)) and key in e]
             x = [e[key] / scale for e in points]
             axes.plot(x, [e[OBJECTIVE] for e in points], marker=".", label=name)
+            if all("low" in e for e in points):
+                low, high = ([e[end] for e in points] for end in ("low", "high"))
+                axes.fill_between(x, low, high, alpha=0.15)
         axes.set_xlabel(label)
         axes.set_ylabel("held-out BD-rate against fixed [%]")
         axes.grid(alpha=0.3)
