@@ -2,8 +2,8 @@
 
     python scripts/bench_data.py /path/to/photographs --into /path/with/space --times 5
 
-Copies given photographs (as JPEG of quality 92, unless --keep, and enlarged by --scale) --times over into a
-folder and into shards, and ten times as often; draws patches from each in a process of its own; and writes a
+Copies given photographs (as JPEG of quality 92, unless --keep, and enlarged by --scale) --times over into
+a folder and into shards, and ten times as often; draws patches from each in a process of its own; writes a
 Markdown table: photographs and patches a second, for each number of workers and of patches per photograph,
 and the peak of the process's memory. What it makes is removed again.
 """
