@@ -8,10 +8,12 @@ kept in the cache file, picture by picture, and not measured again with the same
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +29,7 @@ from ambi_rl.bench.curves import warm_up
 from ambi_rl.bench.dataset import pictures
 from ambi_rl.codec.bundle import default_bundle, load_bundle
 from ambi_rl.codec.files import write_file
-from ambi_rl.codec.strategists import EFFORTS
+from ambi_rl.codec.strategists import EFFORTS, SEARCHES
 from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.errors import AmbiError
 from ambi_rl.metrics import bd_rate, psnr
@@ -45,8 +47,18 @@ def families(bundle: Path | None, efforts: Sequence[int]) -> dict[str, list[Code
     ambi: list[Codec] = [
         ambi_codec(effort=effort, bundle=bundle, qualities=QUALITIES) for effort in efforts
     ]
+    searches: list[Codec] = [
+        replace(
+            ambi_codec(effort=effort, bundle=bundle, qualities=QUALITIES),
+            name=f"search s{effort}",
+            strategist=search,
+        )
+        for effort, search in SEARCHES.items()
+        if effort in (5, 7, 9)
+    ]
     return {
         "ambi": ambi,
+        "ambi without a policy": searches,
         "AVIF": [avif(speed=speed) for speed in (10, 8, 6, 4, 2)],
         "WebP": [webp(method=method) for method in (0, 2, 4, 6)],
         "JPEG": [jpeg()],
@@ -80,7 +92,9 @@ def identity(codec: Codec) -> str:
     if not isinstance(codec, AmbiCodec):
         return codec.description
     bundle = default_bundle() if codec.bundle is None else load_bundle(codec.bundle)
-    return f"ambi {EFFORTS[codec.effort]} {bundle.id}"
+    policy = hashlib.sha256(b"".join(a.tobytes() for a in bundle.policy.values())).hexdigest()
+    strategist = codec.strategist or EFFORTS[codec.effort]
+    return f"ambi {strategist} {bundle.id} {policy[:12]} {bundle.manifest['lambda_scale']}"
 
 
 def measured(
@@ -161,7 +175,7 @@ def main(
     lines = families(bundle, effort or range(len(EFFORTS)))
     codecs = [codec for family in lines.values() for codec in family]
     found = measured(codecs, pictures(folder, every=every), side, cache, console)
-    anchor, slowest = lines["JPEG"][0].name, lines["ambi"][-1].name
+    anchor, slowest = lines["JPEG"][0].name, lines["ambi without a policy"][-1].name
     results = summary(found, anchor, low, high)
     against = summary(found, slowest, low, high)
     print(f"| codec | BD-rate vs {anchor} | vs {slowest} | CPU s/Mpixel | speed vs {slowest} |")

@@ -217,7 +217,13 @@ def test_a_policy_is_asked_for_when_the_bundle_has_none(
 
 def test_efforts_and_names_are_checked() -> None:
     assert for_effort(0) is STRATEGISTS["policy"]
-    assert for_search(9) is EFFORTS[-1]
+    assert for_effort(9) is EFFORTS[-1]
+    # A bundle without a policy is searched with, where there is a search as thorough.
+    assert for_effort(7, policy=False) is for_search(7)
+    assert for_effort(7, policy=False).name == "search"
+    assert for_effort(2, policy=False).needs_policy
+    with pytest.raises(UsageError, match="no search of effort 4"):
+        for_search(4)
     with pytest.raises(UsageError, match="effort 10"):
         for_effort(10)
     with pytest.raises(UsageError, match="choose one of fixed"):
