@@ -229,7 +229,7 @@ class Reward:
         return -(for_rate * self.weights["rate"] * terms.rate + for_distortion * distortion)
 
     def paid_at_once(self, terms: StepTerms) -> Array:
-        """What of `of_step` is paid with the decision: all of it, or in a competition nothing, float64 [B]."""
+        """What of `of_step` is paid at once: all of it, or in a competition nothing; float64 [B]."""
         rewards = self.of_step(terms)
         return rewards if self.competition is None else np.zeros_like(rewards)
 
