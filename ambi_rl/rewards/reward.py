@@ -36,7 +36,7 @@ _TASK = {
     "deviation": (1.0, 1.0, 1.0),
     "scale": None,
 }
-_CONSTRAINT = {f"target_{key}": None for key in QUANTITIES} | {"speed": 0.05, "window": 64}
+_CONSTRAINT = {f"target_{key}": None for key in QUANTITIES} | {"speed": 0.1, "window": 256}
 _COMPETITION = {"kind": "none", "patches": 256, "memory": 0.9}
 _SECTIONS: dict[str, dict[str, Any]] = {
     "metric": _METRIC,
