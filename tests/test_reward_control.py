@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from ambi_rl.cli.train import train_command
 from ambi_rl.codec.bundle import Bundle
-from ambi_rl.data import PhotographSource, list_photographs
+from ambi_rl.data import PhotographSource, list_photographs, shipped_folder
 from ambi_rl.data.source import Patch
 from ambi_rl.envs import BlockCodingVectorEnv
 from ambi_rl.rewards import Reward
@@ -39,8 +42,8 @@ TARGETS = {
 def test_the_multiplier_leads_to_the_target_from_both_sides(key: str) -> None:
     rng = np.random.default_rng(0)
     for target in TARGETS[key]:
-        constraint = Constraint(key, target, speed=0.3, window=16)
-        for _ in range(16 * 60):
+        constraint = Constraint(key, target, speed=0.1, window=16)
+        for _ in range(16 * 200):
             noise = rng.normal(0, 0.01)
             value = PLANTS[key](constraint.multiplier * math.exp(noise))
             constraint.note(value)
@@ -62,7 +65,7 @@ def test_the_multiplier_weighs_rate_against_all_distortion() -> None:
     assert reward.constraint is not None
     for bpp in (2.0, 3.0):
         reward.constraint.note(bpp)
-    assert reward.constraint.multiplier == pytest.approx((2.5 / 0.5) ** 0.05)
+    assert reward.constraint.multiplier == pytest.approx((2.5 / 0.5) ** (11 * 0.1))
     root = math.sqrt(reward.constraint.multiplier)
     assert before == (pytest.approx(-2), pytest.approx(-1))
     assert reward.of_step(terms)[0] == pytest.approx(-root - 1 / root)
@@ -163,3 +166,52 @@ def test_environments_pay_competitors_at_the_end(default_bundle: Bundle) -> None
     assert min(paid) < 0 < max(paid)
     env.close()
     assert len(STEPS) == len(FIXED_COST)
+
+
+@pytest.mark.slow
+def test_training_meets_a_rate_from_both_sides(tmp_path: Path) -> None:
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for path in sorted(shipped_folder().glob("*.webp"))[:6]:
+        with Image.open(path) as image:
+            image.convert("RGB").crop((100, 100, 292, 228)).save(photographs / f"{path.stem}.png")
+    rates, multipliers = [], []
+    for target in (0.9, 1.8):
+        train_command(
+            [
+                f"data.folder={photographs}",
+                "data.min_quality=60",
+                "data.max_quality=60",
+                "reward=target_rate",
+                f"reward.constraint.target_bpp={target}",
+                "reward.constraint.window=150",
+                "env.num_envs=32",
+                "env.patch_size=32",
+                "agent.n_steps=32",
+                "agent.batch_size=256",
+                "agent.hidden=16",
+                "agent.learning_rate=3e-3",
+                "agent.final_learning_rate=1",
+                "agent.target_kl=null",
+                "agent.imitation.patches=60",
+                "agent.imitation.rounds=0",
+                "agent.imitation.effort=5",
+                "agent.imitation.epochs=3",
+                "total_steps=16384",
+                "entropy.refit_every=0",
+                "evaluation.every=0",
+                "evaluation.images=1",
+                "evaluation.qualities=[40,70]",
+                "evaluation.search_effort=5",
+                f"runs={tmp_path}",
+                f"name=target-{target}",
+            ]
+        )
+        metrics = json.loads((tmp_path / f"target-{target}" / "metrics.json").read_text())
+        found = metrics["reward"]["constraint"]
+        assert found["target"] == target
+        rates.append(found["measured"])
+        multipliers.append(found["multiplier"])
+    # Left to itself, the policy takes about 1.3 bits per pixel.
+    assert rates == [pytest.approx(0.9, rel=0.15), pytest.approx(1.8, rel=0.15)]
+    assert multipliers[0] > 1 > multipliers[1]

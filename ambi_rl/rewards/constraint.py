@@ -15,6 +15,9 @@ from ambi_rl.rewards.terms import Pixels
 
 LIMIT = math.log(100.0)
 """The multiplier stays within 1/100…100."""
+_PROPORTION = 10.0
+"""How much stronger the present miss acts than it is remembered. The policy answers late, and a multiplier
+that only adds up misses swings around the target (Stooke, Achiam and Abbeel 2020, PID Lagrangian methods)."""
 _CAP = 60.0
 """PSNR in dB that counts for a picture without error."""
 _LEAST = 1e-6
@@ -70,7 +73,7 @@ class Constraint:
 
     After every `window` episodes the logarithm of the multiplier moves by `speed` times the logarithm of
     how far the mean is from the target (dual ascent): more bits than wanted, or better pictures than wanted,
-    make the rate count for more.
+    make the rate count for more. Until the next window it is ten times as far beside that, which damps.
 
     Args:
         quantity: A key of `QUANTITIES`.
@@ -102,6 +105,7 @@ class Constraint:
         self.speed = float(speed)
         self.window = int(window)
         self.log_multiplier = 0.0
+        self._sum = 0.0
         self.measured = math.nan
         self._values: list[float] = []
 
@@ -120,14 +124,20 @@ class Constraint:
         miss = math.log(self.quantity.loss(self.measured) / self.quantity.loss(self.target))
         # Too many bits is a loss that is too high; too good a picture one that is too low.
         rise = miss if self.quantity.key == "bpp" else -miss
-        moved = self.log_multiplier + self.speed * rise
-        self.log_multiplier = min(max(moved, -LIMIT), LIMIT)
+        self._sum = min(max(self._sum + self.speed * rise, -LIMIT), LIMIT)
+        now = self._sum + _PROPORTION * self.speed * rise
+        self.log_multiplier = min(max(now, -LIMIT), LIMIT)
 
     def state(self) -> dict[str, Any]:
         """What going on needs, for JSON."""
-        return {"log_multiplier": self.log_multiplier, "values": list(self._values)}
+        return {
+            "log_multiplier": self.log_multiplier,
+            "sum": self._sum,
+            "values": list(self._values),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
         self.log_multiplier = float(state["log_multiplier"])
+        self._sum = float(state["sum"])
         self._values = [float(value) for value in state["values"]]

@@ -36,7 +36,7 @@ _TASK = {
     "deviation": (1.0, 1.0, 1.0),
     "scale": None,
 }
-_CONSTRAINT = {f"target_{key}": None for key in QUANTITIES} | {"speed": 0.05, "window": 64}
+_CONSTRAINT = {f"target_{key}": None for key in QUANTITIES} | {"speed": 0.1, "window": 256}
 _COMPETITION = {"kind": "none", "patches": 256, "memory": 0.9}
 _SECTIONS: dict[str, dict[str, Any]] = {
     "metric": _METRIC,
@@ -229,7 +229,7 @@ class Reward:
         return -(for_rate * self.weights["rate"] * terms.rate + for_distortion * distortion)
 
     def paid_at_once(self, terms: StepTerms) -> Array:
-        """What of `of_step` is paid with the decision: all, or in a competition nothing; float64 [B]."""
+        """What of `of_step` is paid at once: all of it, or in a competition nothing; float64 [B]."""
         rewards = self.of_step(terms)
         return rewards if self.competition is None else np.zeros_like(rewards)
 

@@ -83,8 +83,8 @@ class ConstraintConfig:
     target_ssim: float | None = None
     target_ms_ssim: float | None = None
     target_metric: float | None = None
-    speed: float = 0.05
-    window: int = 64
+    speed: float = 0.1
+    window: int = 256
 
 
 @dataclass
