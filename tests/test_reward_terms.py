@@ -204,12 +204,12 @@ def test_importance_lies_where_a_structural_term_sees_errors(default_bundle: Bun
     rng = np.random.default_rng(3)
     # Strong texture on the left, almost none on the right; equal errors everywhere.
     strength = np.where(np.arange(SIZE) < SIZE // 2, 40.0, 2.0)[None, :, None]
-    original = np.clip(128 + rng.normal(0, 1, (SIZE, SIZE, 1)) * strength, 0, 255)
-    original = np.repeat(original, 3, axis=2).round().astype(np.uint8)
+    texture = np.clip(128 + rng.normal(0, 1, (SIZE, SIZE, 1)) * strength, 0, 255)
+    original = np.repeat(texture, 3, axis=2).round().astype(np.uint8)
     decoded = np.clip(original + rng.normal(0, 4, original.shape), 0, 255).round().astype(np.uint8)
     lagrangian = default_bundle.manifest["lambda_scale"] * (STEP / 64) ** 2
     plain = Reward({"rate": 1, "sse": 1, "ms_ssim": 0.5})
-    importance = plain.importance(original, decoded, STEP, lagrangian)
+    importance: Any = plain.importance(original, decoded, STEP, lagrangian)
     assert importance.shape == (SIZE // 4, SIZE // 4)
     assert importance.dtype == np.float32
     # Squared error's share of 1 is the same everywhere.
