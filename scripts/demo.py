@@ -102,7 +102,7 @@ def main(overrides: list[str]) -> None:
     title = f"{first.name}, {first.image.width}x{first.image.height}, never seen in training"
     console.print(points_table([measured[c.name][0] for c in ours], rivals, title=title))
     console.print(
-        "policy: the trained policy alone, effort 0; search: over everything, effort 9;\n"
+        "policy: the trained policy alone; search: over everything;\n"
         "fixed: blocks of one size, DC prediction. vs: rate against the peer's at equal PSNR.\n"
         "Every file was decoded, and the planes' checksum is the encoder's."
     )

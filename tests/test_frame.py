@@ -216,7 +216,8 @@ def test_a_policy_is_asked_for_when_the_bundle_has_none(
 
 
 def test_efforts_and_names_are_checked() -> None:
-    assert for_effort(0) is STRATEGISTS["policy"]
+    assert for_effort(0).name == "policy"
+    assert by_name("policy") is STRATEGISTS["policy"]
     assert for_effort(9) is EFFORTS[-1]
     # A bundle without a policy is searched with, where there is a search as thorough.
     assert for_effort(7, policy=False) is for_search(7)

@@ -29,7 +29,7 @@ SHOWN_QUALITY = 40.0
 """What the figure shows: low enough for blocks to be large and differences to be visible."""
 
 FIXED, POLICY, SEARCH = "fixed", "policy", "search"
-"""Names of the curves: one block size; the policy alone, effort 0; search over everything, effort 9."""
+"""Names of the curves: one block size; the policy alone; search over everything."""
 
 
 @dataclass(frozen=True)

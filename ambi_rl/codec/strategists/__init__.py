@@ -108,21 +108,13 @@ SEARCHES: dict[int, Strategist] = {
 """Searches without a policy, by effort: they teach policies, and encode for bundles that hold none."""
 
 EFFORTS: tuple[Strategist, ...] = (
-    Strategist("policy"),
     Strategist("policy", candidates=2, transformed=1),
     Strategist("guided", candidates=1, transformed=1, leaf_below=0.35, split_above=0.65),
     Strategist("guided", candidates=2, transformed=1, leaf_below=0.2, split_above=0.8),
     Strategist("guided", candidates=2, transformed=1, leaf_below=0.12, split_above=0.88),
+    Strategist("guided", candidates=3, transformed=1, leaf_below=0.08, split_above=0.92),
     Strategist("guided", candidates=3, transformed=1, leaf_below=0.05, split_above=0.95),
-    Strategist(
-        "guided",
-        candidates=5,
-        transformed=1,
-        exact_chroma=True,
-        leaf_below=0.05,
-        split_above=0.95,
-        weighs_restoration=True,
-    ),
+    Strategist("guided", candidates=5, transformed=1, leaf_below=0.06, split_above=0.94),
     Strategist(
         "guided",
         candidates=8,
@@ -158,7 +150,7 @@ EFFORTS: tuple[Strategist, ...] = (
 
 STRATEGISTS: dict[str, Strategist] = {
     "fixed": Strategist("fixed"),
-    "policy": EFFORTS[0],
+    "policy": Strategist("policy"),
     "guided": EFFORTS[5],
     "search": SEARCHES[9],
     "lookahead": replace(SEARCHES[9], refines=True, horizon=WHOLE_SUPERBLOCK, slack=8.0),
