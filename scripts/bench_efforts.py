@@ -92,7 +92,9 @@ def identity(codec: Codec) -> str:
     if not isinstance(codec, AmbiCodec):
         return codec.description
     bundle = default_bundle() if codec.bundle is None else load_bundle(codec.bundle)
-    policy = hashlib.sha256(b"".join(a.tobytes() for a in bundle.policy.values())).hexdigest()
+    # A bundle's tensors come in no particular order.
+    tensors = b"".join(bundle.policy[name].tobytes() for name in sorted(bundle.policy))
+    policy = hashlib.sha256(tensors).hexdigest()
     strategist = codec.strategist or EFFORTS[codec.effort]
     return f"ambi {strategist} {bundle.id} {policy[:12]} {bundle.manifest['lambda_scale']}"
 
