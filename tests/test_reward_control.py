@@ -196,6 +196,7 @@ def test_training_meets_a_rate_from_both_sides(tmp_path: Path) -> None:
                 "agent.target_kl=null",
                 "agent.imitation.patches=60",
                 "agent.imitation.rounds=0",
+                "agent.imitation.rounds=0",
                 "agent.imitation.effort=5",
                 "agent.imitation.epochs=3",
                 "total_steps=16384",

@@ -166,6 +166,7 @@ def test_sigkill_loses_at_most_the_steps_since_the_last_checkpoint(
     options = [
         "agent.warm_start=imitation",
         "agent.imitation.patches=12",
+        "agent.imitation.visited=4",
         "agent.imitation.epochs=1",
     ]
     options += ["evaluation.every=0", "entropy.refit_every=0", "total_steps=1280"]
