@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,10 @@ from ambi_rl.codec import tables
 from ambi_rl.codec.bundle import Bundle, make_manifest
 from ambi_rl.codec.context import context_of
 from ambi_rl.codec.entropy.model import untrained
+
+# A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PHOTOGRAPHS = Path(ambi_rl.__file__).parent / "data" / "photographs"
 
