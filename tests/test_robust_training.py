@@ -82,7 +82,7 @@ def assert_same(first: Any, second: Any, where: str = "") -> None:
         assert set(first) == set(second), where
         for key in first:
             # Seconds differ.
-            if key not in ("t", "seconds", "log"):
+            if key not in ("t", "seconds", "evaluation_seconds", "log"):
                 assert_same(first[key], second[key], f"{where}.{key}")
     elif isinstance(first, list | tuple):
         assert len(first) == len(second), where
@@ -101,12 +101,10 @@ def assert_same_end(first: Path, second: Path) -> None:
     for part in ("policy", "optimizer", "trajectory"):
         assert_same(getattr(one, part), getattr(other, part), part)
     assert_same(one.bundle.entropy, other.bundle.entropy, "entropy")
-    assert one.progress.evaluations == other.progress.evaluations
+    assert_same(one.progress.evaluations, other.progress.evaluations, "evaluations")
     assert one.progress.refits == other.progress.refits
     metrics = [json.loads((run / "metrics.json").read_text()) for run in (first, second)]
-    for found in metrics:
-        del found["seconds"]
-    assert metrics[0] == metrics[1]
+    assert_same(*metrics, "metrics")
 
 
 @pytest.mark.slow

@@ -92,7 +92,8 @@ def test_goes_on_where_it_stopped_and_overwrites_nothing(
     monkeypatch.setattr(TrainingCallback, "_on_step", on_step)
     finished = files_of(folder / "0")
     reached = load_checkpoint(folder / "2" / "last.pt").progress
-    assert reached.steps > 150
+    # Raised in the middle of a rollout, the interruption loses what came after the last checkpoint.
+    assert reached.steps == 128
     train_command(command)
     assert [state_of(folder / n) for n in "012"] == ["finished"] * 3
     assert files_of(folder / "0") == finished
