@@ -104,7 +104,7 @@ def assert_same_end(first: Path, second: Path) -> None:
     assert_same(one.progress.evaluations, other.progress.evaluations, "evaluations")
     assert one.progress.refits == other.progress.refits
     metrics = [json.loads((run / "metrics.json").read_text()) for run in (first, second)]
-    assert_same(*metrics, "metrics")
+    assert_same(metrics[0], metrics[1], "metrics")
 
 
 @pytest.mark.slow
