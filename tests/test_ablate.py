@@ -92,7 +92,7 @@ def test_bundles_are_rows(folder: Path, tmp_path: Path) -> None:
         (["a: bundle=none.ambic"], "none.ambic"),
         (["a: strategist=clever"], "clever"),
         (["a: restoration=maybe"], "restoration is 'maybe'"),
-        (["a: strategist=fixed, candidates=2"], "change an effort"),
+        (["a: strategist=fixed, candidates=2"], "change a search"),
     ],
 )
 def test_mistakes_are_refused(folder: Path, rows: list[str], words: str) -> None:

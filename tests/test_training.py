@@ -176,8 +176,9 @@ def test_offsets_stay_possible_after_imitation_where_they_may_pay(
         logits_batch(context.network, context.work(), bundle.policy["mean"][None], logits)
         weights = np.exp(logits[0, -offsets:] - logits[0, -offsets:].max())
         least[reward] = (weights / weights.sum()).min()
-    # The teacher never leaves the neutral offset, which is right for squared error only.
-    assert least["psnr"] < 0.01 < least["ms_ssim"]
+    # For squared error the teacher never leaves the neutral offset; for structure all stay possible.
+    assert 10 * least["psnr"] < least["ms_ssim"]
+    assert least["ms_ssim"] > 0.002
 
 
 def test_nothing_to_resume_or_export(tmp_path: Path) -> None:
