@@ -93,7 +93,9 @@ def _compile(function: F, *, fused: bool, allocates: bool) -> F:
     settings.CACHE_DIR = str(cache_folder())
     fastmath: Any = {"contract", "nsz"} if fused else False
     try:
-        compiled: Any = numba.njit(
+        # Numba's type hints do not know `_nrt`, which its own documentation uses.
+        njit: Any = numba.njit
+        compiled: Any = njit(
             cache=True, nogil=True, error_model="numpy", fastmath=fastmath, _nrt=allocates
         )(function)
     finally:
