@@ -17,7 +17,7 @@ from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.container import MAX_SIDE, Section, read_container, varint, write_container
 from ambi_rl.codec.frame import encode_frame
 from ambi_rl.codec.strategists import for_search
-from ambi_rl.codec.threads import THREADS_VARIABLE, thread_count, in_threads
+from ambi_rl.codec.threads import THREADS_VARIABLE, in_threads, thread_count
 from ambi_rl.codec.tiles import MIN_SIDE, TILED_PIXELS, TileGrid, encode_tiles, grid_for
 from ambi_rl.errors import AmbiError, CorruptFileError, UsageError
 from tests.conftest import PHOTOGRAPHS
