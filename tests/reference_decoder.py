@@ -43,10 +43,7 @@ def dct(size: int) -> Ints:
     for k in range(size):
         scale = 2048 * math.sqrt(2 / size) / (math.sqrt(2) if k == 0 else 1)
         rows.append(
-            [
-                round(scale * math.cos(math.pi * (2 * i + 1) * k / (2 * size)))
-                for i in range(size)
-            ]
+            [round(scale * math.cos(math.pi * (2 * i + 1) * k / (2 * size))) for i in range(size)]
         )
     return np.array(rows, np.int64)
 
@@ -55,10 +52,7 @@ def dst(size: int) -> Ints:
     scale, period = 2048 * 2 / math.sqrt(2 * size + 1), 2 * size + 1
     return np.array(
         [
-            [
-                round(scale * math.sin(math.pi * (2 * k + 1) * (i + 1) / period))
-                for i in range(size)
-            ]
+            [round(scale * math.sin(math.pi * (2 * k + 1) * (i + 1) / period)) for i in range(size)]
             for k in range(size)
         ],
         np.int64,
@@ -74,12 +68,8 @@ def multiplier(offset: int) -> int:
     return found
 
 
-SQUASH = [
-    clamp(round(65536 / (1 + math.exp(-(i - 2048) / 256))), 32, 65504) for i in range(4096)
-]
-STRETCH = [
-    clamp(round(256 * math.log((i + 0.5) / (4095.5 - i))), -2047, 2047) for i in range(4096)
-]
+SQUASH = [clamp(round(65536 / (1 + math.exp(-(i - 2048) / 256))), 32, 65504) for i in range(4096)]
+STRETCH = [clamp(round(256 * math.log((i + 0.5) / (4095.5 - i))), -2047, 2047) for i in range(4096)]
 ADAPTATION = [round(65536 / (n + 1.6)) for n in range(1024)]
 MULTIPLIERS = {offset: multiplier(offset) for offset in range(-24, 25)}
 DCT = {size: dct(size) for size in (4, 8, 16, 32)}
@@ -633,9 +623,7 @@ class PictureDecoder:
                 entry("STRATEGY_4", corner, node),
             ]
             row0 = entry("MIX_STRATEGY_0", z, int(left == top))
-            node = 2 * node + self.model.decide(
-                contexts, row0, entry("MIX_STRATEGY_1", node), []
-            )
+            node = 2 * node + self.model.decide(contexts, row0, entry("MIX_STRATEGY_1", node), [])
         refuse_unless(node - 64 < len(self.codes), "strategy")
         return node - 64
 
@@ -857,7 +845,15 @@ class LevelDecoder:
             entry("LEVEL_1", q, c, z, near_class, 0),
             entry("LEVEL_2", c, *nearest, 0),
             entry("LEVEL_3", plane, self.energy, diagonal, few, 0),
-            entry("LEVEL_4", c, self.group, z, (0, 1, 2, 2, 3)[min(i, 4)], (0, 1, 2, 2, 3)[min(j, 4)], 0),
+            entry(
+                "LEVEL_4",
+                c,
+                self.group,
+                z,
+                (0, 1, 2, 2, 3)[min(i, 4)],
+                (0, 1, 2, 2, 3)[min(j, 4)],
+                0,
+            ),
             entry("LEVEL_5", c, k, wide_class, 0),
             entry("LEVEL_6", plane, sixth, 0),
             entry("LEVEL_7", c, top, diagonal, z, 0),
@@ -1085,7 +1081,7 @@ def decode_tiles(payload: bytes, header: dict[str, int], planes: int, bundle: Bu
     height, width = header["height"], header["width"]
     across, at = read_varint(payload, 0)
     down, at = read_varint(payload, at)
-    refuse_unless(across > 0 and down > 0, "a tile without pixels")
+    refuse_unless(across >= 8 and down >= 8, "small tiles")
     corners = [(y, x) for y in range(0, height, 32 * down) for x in range(0, width, 32 * across)]
     refuse_unless(len(corners) >= 2, "a single tile")
     lengths = []
