@@ -167,7 +167,7 @@ def _accumulate(
         )
 
 
-@kernel(fused=True)
+@kernel(fused=True, allocates=True)
 def convolve(
     source: Activations,
     layer: Layer,
