@@ -25,6 +25,7 @@ from ambi_rl.codec import bundle as bundle_module
 from ambi_rl.codec import tables
 from ambi_rl.codec.alpha import decode_alpha, encode_alpha
 from ambi_rl.codec.bundle import Bundle
+from ambi_rl.codec.color import rgb_to_planes
 from ambi_rl.codec.container import Container, Section, read_container, write_container
 from ambi_rl.codec.entropy import layout
 from ambi_rl.codec.frame import decode_frame, encode_frame
@@ -177,16 +178,16 @@ def test_half_the_restoration(photograph: Image.Image, learned: reference.Bundle
     assert np.abs(ours - reference.restore(planes, 3000, 1, learned)).max() <= 1
 
 
-def test_a_bundle_of_one_offset_and_few_strategies(
-    photograph: Image.Image, patterned: Bundle
-) -> None:
+def test_another_bundle(photograph: Image.Image, patterned: Bundle) -> None:
+    """Lists, chroma's steps and the counters' memory are the bundle's, not constants."""
     few = {"strategies": ["dc", "angular_18", "planar", "angular_5"], "offsets": [0]}
-    ours = replace(patterned, manifest=patterned.manifest | few)
+    scales = {"chroma_scale": np.array([50, 200], np.int32), "limits": np.array([9, 0], np.int32)}
+    ours = replace(patterned, manifest=patterned.manifest | few, entropy=patterned.entropy | scales)
     theirs = reference.Bundle(dict(ours.manifest), dict(ours.entropy))
     assert theirs.id() == ours.id
-    planes = np.asarray(photograph.convert("L"), np.int16)[np.newaxis, :29, :41] * 4
-    encoded = encode_frame(planes, 1500, ours, for_search(6))
-    decoder = reference.PictureDecoder(encoded.payload, 29, 41, 1, 1500, theirs)
+    planes = rgb_to_planes(np.asarray(photograph)[:29, :41])
+    encoded = encode_frame(planes, 700, ours, for_search(6))
+    decoder = reference.PictureDecoder(encoded.payload, 29, 41, 3, 700, theirs)
     assert np.array_equal(decoder.decode(), encoded.planes)
 
 
@@ -198,11 +199,14 @@ def test_random_payloads_mean_the_same(
 ) -> None:
     """No encoder wrote them, so they hold what encoders avoid; what is refused must be refused by both."""
     rng = np.random.default_rng(5)
+    # Contexts depend on the step's class: half the steps are at a class's edge.
+    edges = [edge << n for n in range(11) for edge in (33, 34, 47, 48) if edge << n <= 102400]
     refused = 0
     for trial in range(80):
         ours, theirs = ((default_bundle, learned), (patterned, golden_bundle))[trial % 2]
         height, width = (int(side) for side in rng.integers(1, 60, 2))
-        shape = height, width, (1, 3)[trial % 3 > 0], int(np.exp(rng.uniform(3.5, 11.5)))
+        steps = int(rng.choice(edges)), int(np.exp(rng.uniform(3.5, 11.5)))
+        shape = height, width, (1, 3)[trial % 3 > 0], steps[trial // 2 % 2]
         payload = rng.bytes(int(rng.integers(0, 150)))
         try:
             expected = decode_frame(payload, *shape, ours)
