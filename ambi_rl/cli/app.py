@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -46,6 +46,15 @@ class StrategistName(enum.StrEnum):
     POLICY = "policy"
     GUIDED = "guided"
     LOOKAHEAD = "lookahead"
+
+
+class CurveMetric(enum.StrEnum):
+    """What `plot --metric` accepts."""
+
+    PSNR = "psnr"
+    PSNR_LUMA = "psnr-luma"
+    SSIM = "ssim"
+    MS_SSIM = "ms-ssim"
 
 
 class MetricName(enum.StrEnum):
@@ -244,11 +253,15 @@ def info(
 
 
 _EXTRAS = dict.fromkeys(_TRAIN_MODULES, "train") | {"matplotlib": "study", "optuna": "study"}
+_BENCH_EXTRAS = dict.fromkeys(("imagecodecs", "matplotlib", "pillow_heif", "rich"), "bench")
 
 
 @contextmanager
-def _extras() -> Iterator[None]:
+def _extras(extras: Mapping[str, str] = _EXTRAS) -> Iterator[None]:
     """Name the extra to install if a module is missing.
+
+    Args:
+        extras: By module, the extra that brings it.
 
     Raises:
         UsageError: One is.
@@ -256,7 +269,7 @@ def _extras() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        extra = extras.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
         raise UsageError(
@@ -404,3 +417,176 @@ def runs_plot(
         from ambi_rl.cli.runs import plot_command
 
         plot_command(runs, target, None if metric is None else metric.value, over)
+
+
+@app.command(epilog=EXIT_CODES)
+def bench(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGES...", help="Pictures, folders of them, or patterns."),
+    ],
+    folder: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for all that is measured.")
+    ],
+    codecs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--codec",
+            metavar="NAME",
+            help="Codec to measure, with options: jpeg, avif:tune=psnr,speed=6; may be repeated. "
+            "peers is all peers.",
+            show_default="peers, and ambi at effort 5",
+        ),
+    ] = None,
+    efforts: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Efforts of ambi to measure: 0,5,9.")
+    ] = None,
+    strategists: Annotated[
+        list[StrategistName] | None,
+        typer.Option("--strategist", help="Who decides instead; may be repeated."),
+    ] = None,
+    bundles: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-b",
+            "--bundle",
+            metavar="FILE",
+            help="Codec bundle for ambi, or default for the one shipped; may be repeated.",
+        ),
+    ] = None,
+    curves: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--curve",
+            metavar="FILE",
+            help="Another curve, measured elsewhere: a file in CompressAI's JSON schema; may be repeated.",
+        ),
+    ] = None,
+    anchor: Annotated[
+        str, typer.Option(metavar="NAME", help="What BD-rates are against: a codec or a curve.")
+    ] = "jpeg",
+    low: Annotated[float, typer.Option(help="Lower end of the RGB-PSNR range, dB.")] = 29,
+    high: Annotated[float, typer.Option(help="Upper end of it, dB.")] = 40,
+    every: Annotated[int, typer.Option(min=1, metavar="N", help="Take every n-th picture.")] = 1,
+    crop: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="SIDE", help="Take the centre, at most so many pixels a side."),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option("-j", "--jobs", min=1, help="Processes; seconds are truest with 1.")
+    ] = 1,
+    as_json: JsonOption = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table as Markdown.")
+    ] = False,
+) -> None:
+    """Compare rate and distortion of ambi, JPEG, JPEG 2000, WebP, AVIF, JPEG XL and HEIC.
+
+    \b
+    ambi bench photos -o out                                 all peers, and ambi at effort 5
+    ambi bench photos -o out --efforts 0,5,9 -j 2            with these efforts
+    ambi bench photos -o out --codec jpeg --bundle my.ambic  ambi with a bundle against JPEG
+    ambi bench kodak -o out --codec peers --curve vtm.json   with a published curve
+
+    Codecs and their options: ambi (effort, strategist, bundle, restoration), jpeg (chroma), jpeg2000,
+    webp (method), avif (chroma, tune, speed), jxl (effort), heic (chroma, tune). Every file is really
+    written and decoded. BD-rates are of mean curves over the pictures.
+
+    DIR gets results.json, points.csv, deltas.csv (BD-rate and BD-PSNR for each picture and the mean),
+    table.md and curves/*.json in CompressAI's schema. An interrupted benchmark goes on with the same
+    command; what DIR holds is not measured again. Needs pip install "ambi-rl[bench]".
+    """  # noqa: D301 - the control character tells Typer to keep the lines
+    with _extras(_BENCH_EXTRAS):
+        from ambi_rl.cli.bench import bench_command
+
+        bench_command(
+            sources,
+            folder,
+            codecs=codecs or [],
+            efforts=efforts,
+            strategists=[name.value for name in strategists or []],
+            bundles=bundles or [],
+            curves=curves or [],
+            anchor=anchor,
+            low=low,
+            high=high,
+            every=every,
+            crop=crop,
+            jobs=jobs,
+            as_json=as_json,
+            as_markdown=as_markdown,
+        )
+
+
+@app.command(epilog=EXIT_CODES)
+def find_close(
+    codec: Annotated[
+        str,
+        typer.Argument(metavar="CODEC", help="As for bench: ambi:effort=9, webp, avif:speed=6."),
+    ],
+    source: Annotated[Path, typer.Argument(metavar="IMAGE", help="Picture to code.")],
+    psnr: Annotated[
+        float | None, typer.Option("--psnr", metavar="DB", help="RGB-PSNR to come close to.")
+    ] = None,
+    bpp: Annotated[
+        float | None, typer.Option("--bpp", metavar="X", help="Bits per pixel to come close to.")
+    ] = None,
+    ms_ssim: Annotated[
+        float | None, typer.Option("--ms-ssim", metavar="X", help="MS-SSIM to come close to.")
+    ] = None,
+    target: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Write the codec's file, as it is."),
+    ] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Find the setting at which a codec comes closest to a bit rate or a quality.
+
+    Pictures are coded without metadata, as in bench. For files to keep use encode --target-….
+    Needs pip install "ambi-rl[bench]".
+    """
+    with _extras(_BENCH_EXTRAS):
+        from ambi_rl.cli.bench import find_close_command
+
+        find_close_command(
+            codec,
+            source,
+            psnr=psnr,
+            bpp=bpp,
+            ms_ssim=ms_ssim,
+            target=target,
+            as_json=as_json,
+            verbose=verbose,
+        )
+
+
+@app.command(epilog=EXIT_CODES)
+def plot(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILES...", help="results.json of bench, or curves in CompressAI's JSON schema."
+        ),
+    ],
+    target: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="FILE", help=".png, .svg, .pdf or .html to write."),
+    ],
+    metric: Annotated[CurveMetric, typer.Option(help="On the vertical axis.")] = CurveMetric.PSNR,
+    image: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Curves of this picture instead of the mean's."),
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Above the plot.")] = None,
+    axes: Annotated[
+        tuple[float, float, float, float] | None,
+        typer.Option(metavar="X0 X1 Y0 Y1", help="Range of bits per pixel, and of the metric."),
+    ] = None,
+) -> None:
+    """Plot rate-distortion curves. Needs pip install "ambi-rl[bench]"."""
+    with _extras(_BENCH_EXTRAS):
+        from ambi_rl.cli.bench import plot_command
+
+        name = metric.value.replace("-", "_")
+        plot_command(sources, target, metric=name, image=image, title=title, axes=axes)
