@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,7 +124,7 @@ def _opaque(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-@lru_cache(maxsize=None)
+@cache
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal, computed once."""
     return hashlib.sha256(read_file(path)).hexdigest()

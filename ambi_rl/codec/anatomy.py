@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ambi_rl.codec.bundle import Bundle
+from ambi_rl.codec.container import Container, Section
 from ambi_rl.codec.context import context_of, load_entropy
 from ambi_rl.codec.entropy.coder import start_decoding
-from ambi_rl.codec.container import Container, Section
 from ambi_rl.codec.frame import COST_UNIT, Decision, decisions_of
 from ambi_rl.codec.kernel.block import begin, code_node
 from ambi_rl.codec.kernel.state import (

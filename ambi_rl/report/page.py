@@ -15,6 +15,7 @@ from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
+from ambi_rl.bench.codecs import AmbiCodec
 from ambi_rl.bench.results import (
     METRICS,
     CodecEntry,
@@ -24,6 +25,7 @@ from ambi_rl.bench.results import (
     Results,
 )
 from ambi_rl.bench.selector import make_codec
+from ambi_rl.codec.api import resolve_bundle
 from ambi_rl.codec.tables import SUPERBLOCK
 from ambi_rl.errors import UsageError
 from ambi_rl.metrics import rate_at_quality
@@ -138,10 +140,8 @@ def page_data(results: Results, views: Views, assets: _Assets) -> Json:
         "lede": _lede(results),
         "facts": _facts(results),
         "versions": [[name, version] for name, version in results.versions.items()],
-        "command": shlex.join(["ambi", "bench", *results.command]),
-        "failures": [
-            [_place(f.codec, f.image, f.setting), f.message] for f in results.failures
-        ],
+        "command": shlex.join(["ambi", *results.command]),
+        "failures": [[_place(f.codec, f.image, f.setting), f.message] for f in results.failures],
         "comparison": {
             "anchor": results.comparison.anchor,
             "low": results.comparison.low,
@@ -215,7 +215,10 @@ def _facts(results: Results) -> list[list[str]]:
         ["Anchor", comparison.anchor],
         ["Quality range", f"{comparison.low:g} to {comparison.high:g} dB RGB-PSNR"],
         ["Interpolation", f"{comparison.interpolation} of log rate over quality"],
-        ["Machine", f"{machine.cpu}, {_count(machine.cores, 'core')}, {machine.system}; {processes}"],
+        [
+            "Machine",
+            f"{machine.cpu}, {_count(machine.cores, 'core')}, {machine.system}; {processes}",
+        ],
         ["ambi-rl", results.versions.get("ambi-rl", "unknown")],
     ]
 
@@ -284,9 +287,7 @@ def _summary_row(results: Results, curve: CurveEntry) -> Json:
     comparison = results.comparison
     psnr = results.delta(curve.name)
     try:
-        middle = rate_at_quality(
-            curve.bpp, curve.psnr, (comparison.low + comparison.high) / 2
-        )
+        middle = rate_at_quality(curve.bpp, curve.psnr, (comparison.low + comparison.high) / 2)
     except UsageError:
         middle = None
     codec = next((c for c in results.codecs if c.name == curve.name), None)
@@ -304,9 +305,7 @@ def _summary_row(results: Results, curve: CurveEntry) -> Json:
     }
 
 
-def _seconds(
-    curve: CurveEntry, seconds: Sequence[float], low: float, high: float
-) -> float | None:
+def _seconds(curve: CurveEntry, seconds: Sequence[float], low: float, high: float) -> float | None:
     """Mean over the points in the range of qualities, or over all where none is in it."""
     if not seconds:
         return None
@@ -415,7 +414,8 @@ def _lists(results: Results, views: Views) -> Json:
 
 
 def _decision_lists(entry: CodecEntry) -> Json:
-    bundle = make_codec(entry.selector).loaded_bundle()
+    codec = make_codec(entry.selector)
+    bundle = resolve_bundle(codec.bundle if isinstance(codec, AmbiCodec) else None)
     return {
         "strategies": [
             {"name": name, "colour": colour_of(name), "angle": direction_of(name)}

@@ -20,6 +20,7 @@ from ambi_rl.bench.find_close import find_close
 from ambi_rl.bench.results import CodecEntry, ImageEntry, Results
 from ambi_rl.bench.selector import make_codec
 from ambi_rl.codec.anatomy import leaves_of
+from ambi_rl.codec.api import resolve_bundle
 from ambi_rl.codec.container import read_container
 from ambi_rl.errors import AmbiError
 from ambi_rl.metrics import ms_ssim, psnr
@@ -327,7 +328,7 @@ def _side(entry: CodecEntry, codec: Codec, rgb: Image.Image, setting: float, dat
 def _blocks(codec: Codec, data: bytes) -> PackedBlocks | None:
     if not isinstance(codec, AmbiCodec):
         return None
-    return pack_blocks(leaves_of(read_container(data), codec.loaded_bundle()))
+    return pack_blocks(leaves_of(read_container(data), resolve_bundle(codec.bundle)))
 
 
 def shown_as(data: bytes) -> Asset | None:
