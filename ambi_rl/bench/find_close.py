@@ -80,7 +80,7 @@ def find_close(
         kind: What the goal is: bits per pixel, RGB-PSNR in dB, or MS-SSIM.
         goal: Positive; an MS-SSIM is below 1.
         report: Called after each file.
-        known: Settings with what they are known to lead to, in the kind's own unit: fewer files are made then.
+        known: Settings with what they are known to lead to, in the unit of `goal`: spares files.
 
     Raises:
         UsageError: The goal is not such a number, or the picture is too small for it.

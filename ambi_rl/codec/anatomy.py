@@ -30,8 +30,8 @@ class Leaf(NamedTuple):
 
     Attributes:
         decision: Where it is and what was decided.
-        bits: The entropy model's −log2 p of everything coded for it. What the splits that lead to a block cost
-            is in the first of the blocks they make.
+        bits: The entropy model's −log2 p of everything coded for it. What a split costs is with the first of
+            the blocks that it leads to.
     """
 
     decision: Decision

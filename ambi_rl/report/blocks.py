@@ -20,12 +20,12 @@ class PackedBlocks(NamedTuple):
     """What `page/assets.js` unpacks.
 
     Attributes:
-        count: How many blocks there are.
-        data: zlib: the log2 of all sizes, then all strategies, all offsets, then the low, the middle and the high
-            bytes of bits·16, one byte each, in the order of the quadtree. Places follow from sizes.
+        blocks: How many there are.
+        data: zlib: the log2 of all sizes, then all strategies, all offsets, then the low, the middle and the
+            high bytes of bits·16, one byte each, in the order of the quadtree. Places follow from sizes.
     """
 
-    count: int
+    blocks: int
     data: bytes
 
 

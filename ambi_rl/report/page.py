@@ -1,4 +1,4 @@
-"""The report's page: what the templates in `page/` are filled with, and the one HTML file that comes of it."""
+"""The report's page: what the templates in `page/` are filled with, and the one file that comes of it."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def _plotly() -> str:
         raise UsageError(
             "a report needs the plotting library: pip install 'ambi-rl[bench]'"
         ) from error
-    # A script ends at the first closing tag, whatever it is part of; in a string of the language this is the same.
+    # A script ends at the first closing tag, whatever that is part of; in a string this means the same.
     return str(get_plotlyjs()).replace("</script", "<\\/script")
 
 
@@ -225,14 +225,15 @@ def _facts(results: Results) -> list[list[str]]:
 
 def _summary_note(results: Results) -> str:
     anchor = results.comparison.anchor
+    low, high = results.comparison.low, results.comparison.high
     text = (
-        f"BD-rate: mean difference in rate against {anchor} at equal quality, over the mean curves. RGB-PSNR is "
-        f"compared over {results.comparison.low:g} to {results.comparison.high:g} dB, the other metrics over what "
+        f"BD-rate: mean difference in rate against {anchor} at equal quality, over the mean curves. RGB-PSNR "
+        f"is compared over {low:g} to {high:g} dB, other metrics over what "
         f"{anchor} has there, similarities in dB. Seconds are wall-clock time of single calls. Headings sort."
     )
     left = len(results.images) - len(results.mean_images)
     if left:
-        text += f" {_count(left, 'picture')} not managed by every codec {'is' if left == 1 else 'are'} left out."
+        text += f" Left out: {_count(left, 'picture')} that not every codec managed."
     return text
 
 
@@ -333,9 +334,9 @@ def _views_note(results: Results, views: Views) -> str:
     if not views.pictures:
         return ""
     text = (
-        f"Everything at one rate is as close in bytes to {views.reference} as a codec's setting allows; sizes are "
-        "those of the real files. JPEG, WebP and AVIF are these files, decoded by this browser; other pictures are "
-        "stored without loss."
+        f"Everything at one rate is as close in bytes to {views.reference} as a codec's setting allows; "
+        "sizes are those of the real files. JPEG, WebP and AVIF are these files, decoded by this browser; other "
+        "pictures are stored without loss."
     )
     if len(views.pictures) < len(results.images):
         text += f" {len(views.pictures)} of {len(results.images)} pictures are here."
@@ -387,7 +388,7 @@ def _side(side: Side, pixels: int, unit: str, assets: _Assets) -> Json:
         "asset": assets.number(side.shown),
         "blocks": packed
         and {
-            "count": packed.count,
+            "count": packed.blocks,
             "asset": assets.number(Asset("application/zlib", packed.data)),
         },
     }

@@ -154,8 +154,8 @@ def make_views(
 ) -> Views:
     """Code the pictures of the viewer.
 
-    First comes every picture at the middle rate with what browsers can show, then the low and the high rate, then
-    the codecs that have to be stored without loss: other variants of ambi, JPEG 2000, JPEG XL, HEIC.
+    First comes every picture at the middle rate with what browsers can show, then the low and the high rate,
+    then the codecs that have to be stored without loss: other variants of ambi, JPEG 2000, JPEG XL, HEIC.
 
     Args:
         results: The benchmark; pictures are looked for where it found them.
