@@ -73,6 +73,28 @@ NoOverwriteOption = Annotated[
     bool, typer.Option("--no-overwrite", help="Fail if OUT exists instead of replacing it.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+ReportImagesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--report-images",
+        min=0,
+        metavar="N",
+        help="At most N pictures in the report's viewer, spread evenly.",
+        show_default="24",
+    ),
+]
+ReportSizeOption = Annotated[
+    float | None,
+    typer.Option(
+        "--report-size",
+        min=0,
+        metavar="MB",
+        help="Size of the report. What does not fit is left out: first JPEG 2000, JPEG XL, HEIC and other "
+        "efforts of ambi, then low and high rates, then pictures. Of 768x512 pixels, 24 at one rate or 12 "
+        "at three take 40 MB.",
+        show_default="40",
+    ),
+]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print more.")]
 
 
@@ -253,7 +275,9 @@ def info(
 
 
 _EXTRAS = dict.fromkeys(_TRAIN_MODULES, "train") | {"matplotlib": "study", "optuna": "study"}
-_BENCH_EXTRAS = dict.fromkeys(("imagecodecs", "matplotlib", "pillow_heif", "rich"), "bench")
+_BENCH_EXTRAS = dict.fromkeys(
+    ("imagecodecs", "matplotlib", "pillow_heif", "plotly", "rich"), "bench"
+)
 
 
 @contextmanager
@@ -479,6 +503,12 @@ def bench(
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the table as Markdown.")
     ] = False,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Write DIR/report.html as well: tables, curves, pictures."),
+    ] = False,
+    report_images: ReportImagesOption = None,
+    report_size: ReportSizeOption = None,
 ) -> None:
     """Compare rate and distortion of ambi, JPEG, JPEG 2000, WebP, AVIF, JPEG XL and HEIC.
 
@@ -493,8 +523,9 @@ def bench(
     written and decoded. BD-rates are of mean curves over the pictures.
 
     DIR gets results.json, points.csv, deltas.csv (BD-rate and BD-PSNR for each picture and the mean),
-    table.md and curves/*.json in CompressAI's schema. An interrupted benchmark goes on with the same
-    command; what DIR holds is not measured again. Needs pip install "ambi-rl[bench]".
+    table.md and curves/*.json in CompressAI's schema, with --report a page to look at. An interrupted
+    benchmark goes on with the same command; what DIR holds is not measured again. Needs
+    pip install "ambi-rl[bench]".
     """  # noqa: D301 - the control character tells Typer to keep the lines
     with _extras(_BENCH_EXTRAS):
         from ambi_rl.cli.bench import bench_command
@@ -515,7 +546,36 @@ def bench(
             jobs=jobs,
             as_json=as_json,
             as_markdown=as_markdown,
+            report=report,
+            report_images=report_images,
+            report_size=report_size,
         )
+
+
+@app.command(epilog=EXIT_CODES)
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What ambi bench -o wrote.")],
+    target: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="The page.", show_default="DIR/report.html"
+        ),
+    ] = None,
+    images: ReportImagesOption = None,
+    size: ReportSizeOption = None,
+    jobs: Annotated[
+        int, typer.Option("-j", "--jobs", min=1, help="Processes that code the viewer's pictures.")
+    ] = 1,
+) -> None:
+    """Make the HTML report of a benchmark again, without measuring.
+
+    One file that needs no network: tables to sort, curves to zoom, and pictures side by side at equal rate
+    with the encoder's decisions. The pictures must lie where they were measured, seen from this folder.
+    """
+    with _extras(_BENCH_EXTRAS):
+        from ambi_rl.cli.report import report_command
+
+        report_command(folder, target=target, images=images, megabytes=size, jobs=jobs)
 
 
 @app.command(epilog=EXIT_CODES)

@@ -35,9 +35,11 @@ from ambi_rl.bench.results import (
     load_results,
 )
 from ambi_rl.bench.selector import PEERS, make_codec
+from ambi_rl.cli.report import check_options, make_report
 from ambi_rl.codec.files import check_target, read_file, write_file
 from ambi_rl.codec.warmup import announce, ensure_compiled
 from ambi_rl.errors import AmbiError, UsageError
+from ambi_rl.report.build import REPORT
 
 _ALL_PEERS = "peers"
 _SHIPPED = "default"
@@ -136,6 +138,9 @@ def bench_command(
     jobs: int,
     as_json: bool,
     as_markdown: bool,
+    report: bool,
+    report_images: int | None,
+    report_size: float | None,
 ) -> None:
     """Measure codecs on pictures, write the result to a folder and print its table.
 
@@ -145,6 +150,7 @@ def bench_command(
     """
     if low >= high:
         raise UsageError(f"the range {low:g}…{high:g} dB is empty; --low must be below --high")
+    check_options(report, report_images, report_size)
     selectors = list(codecs) or [_ALL_PEERS]
     numbers = parse_efforts(efforts)
     if numbers or strategists or bundles or not codecs:
@@ -171,6 +177,10 @@ def bench_command(
     write_outputs(results, folder)
     _print_results(results, as_json=as_json, as_markdown=as_markdown)
     announce(f"written to {folder / RESULTS}")
+    if report:
+        make_report(
+            results, folder / REPORT, images=report_images, megabytes=report_size, jobs=jobs
+        )
     _list_failures(results.failures)
 
 

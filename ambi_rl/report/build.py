@@ -38,7 +38,8 @@ def write_report(
         What could not be shown and why, a line each.
 
     Raises:
-        UsageError: The page cannot be written there, or the plotting library is missing.
+        UsageError: The page cannot be written there.
+        ModuleNotFoundError: The plotting library is missing.
         AmbiError: The disk is full.
     """
     check_target(path)

@@ -94,7 +94,7 @@ def render_page(results: Results, views: Views) -> str:
     """The report as HTML; equal results and views give an equal page.
 
     Raises:
-        UsageError: The extra `bench`, which has the plotting library, is not installed.
+        ModuleNotFoundError: The extra `bench`, which has the plotting library, is not installed.
     """
     assets = _Assets()
     title = title_of(results)
@@ -168,12 +168,8 @@ def _template(name: str) -> str:
 
 
 def _plotly() -> str:
-    try:
-        from plotly.offline import get_plotlyjs
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "a report needs the plotting library: pip install 'ambi-rl[bench]'"
-        ) from error
+    from plotly.offline import get_plotlyjs
+
     # A script ends at the first closing tag, whatever that is part of; in a string this means the same.
     return str(get_plotlyjs()).replace("</script", "<\\/script")
 
@@ -335,8 +331,8 @@ def _views_note(results: Results, views: Views) -> str:
         return ""
     text = (
         f"Everything at one rate is as close in bytes to {views.reference} as a codec's setting allows; "
-        "sizes are those of the real files. JPEG, WebP and AVIF are these files, decoded by this browser; other "
-        "pictures are stored without loss."
+        "sizes are those of the real files. JPEG, WebP and AVIF are these files, decoded by this browser; "
+        "other pictures are stored without loss."
     )
     if len(views.pictures) < len(results.images):
         text += f" {len(views.pictures)} of {len(results.images)} pictures are here."
