@@ -157,6 +157,7 @@ def page_data(results: Results, views: Views, assets: _Assets) -> Json:
         "meanPicture": {"name": "Mean curve", "deltas": _deltas(results, None)},
         "viewsNote": _views_note(results, views),
         "views": [_view(view, views.reference, results, assets) for view in views.pictures],
+        "reference": views.reference,
         "superblock": SUPERBLOCK,
         "palette": {"heat": HEAT},
         **_lists(results, views),
@@ -210,7 +211,7 @@ def _facts(results: Results) -> list[list[str]]:
         ["Pictures", f"{len(results.images)}: {shapes}{crop}"],
         ["Anchor", comparison.anchor],
         ["Quality range", f"{comparison.low:g} to {comparison.high:g} dB RGB-PSNR"],
-        ["Interpolation", f"{comparison.interpolation} of log rate over quality"],
+        ["Interpolation", f"{comparison.interpolation.upper()}, log rate over quality"],
         [
             "Machine",
             f"{machine.cpu}, {_count(machine.cores, 'core')}, {machine.system}; {processes}",

@@ -106,13 +106,13 @@ class Curves {
     };
     const narrow = this.chart.clientWidth < 640;
     const layout = {
-      height: narrow ? 520 : 500,
-      margin: { l: 56, r: 16, t: 12, b: narrow ? 40 : 52 },
+      height: narrow ? 380 + 20 * traces.length : 500,
+      margin: { l: 56, r: 16, t: narrow ? 34 : 12, b: narrow ? 60 + 20 * traces.length : 52 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: "system-ui, sans-serif", size: 13, color: ink },
       xaxis: { ...axis, type: this.scale, title: { text: "bit/pixel" }, minor: { ticks: "" } },
       yaxis: { ...axis, title: { text: `${metric.name}, dB` } },
-      legend: narrow ? { orientation: "h", y: -0.16, font: { size: 12 } } : { font: { size: 13 } },
+      legend: narrow ? { yref: "container", y: 0, yanchor: "bottom", x: 0, font: { size: 12 } } : { font: { size: 13 } },
       hovermode: "closest", hoverlabel: { font: { family: "system-ui, sans-serif" }, namelength: -1 },
       shapes: this.metric === "psnr" ? [range] : [],
       dragmode: "zoom", modebar: { bgcolor: "rgba(0,0,0,0)", color: muted, activecolor: ink },

@@ -45,6 +45,7 @@ function drawOverlay(context, kind, list, lists, place, clip, strength) {
     Math.round(place.x + (b.x + b.size) * place.scale), Math.round(place.y + (b.y + b.size) * place.scale)];
   const isPlain = kind === "partition";
   const thickness = Math.max(1, Math.round(globalThis.devicePixelRatio));
+  if (!isPlain) desaturate(context, clip, strength);
   for (const block of visible) {
     const [left, top] = corner(block), [right, bottom] = end(block);
     const fill = fillOf(kind, block, lists);
@@ -53,15 +54,30 @@ function drawOverlay(context, kind, list, lists, place, clip, strength) {
       context.fillRect(left, top, right - left, bottom - top);
     }
   }
-  context.fillStyle = isPlain ? LINE_LIGHT : LINE;
   context.globalAlpha = isPlain ? 0.35 + 0.65 * strength : Math.min(1, 0.3 + place.scale / 3);
-  for (const block of visible) {
-    const [left, top] = corner(block), [right, bottom] = end(block);
-    context.fillRect(left, top, right - left, thickness);
-    context.fillRect(left, top + thickness, thickness, bottom - top - thickness);
-  }
+  const lines = (style, shift) => {
+    context.fillStyle = style;
+    for (const block of visible) {
+      const [left, top] = corner(block), [right, bottom] = end(block);
+      context.fillRect(left + shift, top + shift, right - left, thickness);
+      context.fillRect(left + shift, top + thickness + shift, thickness, bottom - top - thickness);
+    }
+  };
+  // With a shadow, so that it is seen on snow and at night.
+  if (isPlain) lines(LINE, thickness);
+  lines(isPlain ? LINE_LIGHT : LINE, 0);
   context.globalAlpha = 1;
   if (kind === "strategy") drawDirections(context, visible, lists, place);
+}
+
+/** Take the colour out of the picture, so that the overlay's is the only one. */
+function desaturate(context, clip, strength) {
+  context.save();
+  context.globalCompositeOperation = "saturation";
+  context.globalAlpha = Math.min(1, 2 * strength);
+  context.fillStyle = "#808080";
+  context.fillRect(clip.x, clip.y, clip.width, clip.height);
+  context.restore();
 }
 
 /** A stroke along the direction of each block that is large enough on the screen to show one. */
@@ -145,7 +161,7 @@ function strategyLegend(list, lists) {
     el("h3", { textContent: "Prediction strategy" }),
     el("div", { className: "legend-row" }, fan,
       el("ul", { className: "chips stacked" },
-        el("li", {}, el("span", { textContent: "Angular: hue is the direction that the border is continued in" }),
+        el("li", {}, el("span", { textContent: "angular: hue is the direction of prediction" }),
           el("span", { className: "muted", textContent: percent(share("angular")) })),
         ...flat.map((s) => chip(s.colour, s.name, share(s.name))))),
   ];
@@ -159,9 +175,11 @@ function offsetLegend(list, lists) {
     if (colour) item.firstElementChild.style.opacity = 0.35 + (0.65 * Math.abs(value)) / largest;
     return item;
   });
+  const isEven = list.every((block) => lists.offsets[block.offset].value === 0);
   return [
     el("h3", { textContent: "Quantization offset" }),
-    el("p", { textContent: "Yellow blocks are quantized more finely, blue ones more coarsely; share of the area:" }),
+    el("p", { textContent: isEven ? "Every block has the step that the quality sets."
+      : "Yellow blocks are quantized more finely, blue ones more coarsely; share of the area:" }),
     el("ul", { className: "chips" }, ...items),
   ];
 }

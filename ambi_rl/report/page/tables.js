@@ -91,9 +91,9 @@ function summaryTable() {
     },
     ...DATA.metrics.map(deltaColumn),
     numberColumn("BD-PSNR", "bdPsnr", (v) => `${signed(v, 2)} dB`, "Difference in RGB-PSNR at equal rate; more is better"),
-    numberColumn(`bit/px at ${fixed(middle, 1)} dB`, "bppAtMiddle", (v) => fixed(v, 3), "Where the curve has this RGB-PSNR"),
-    numberColumn("Encode s", "encode", secondsText, "Mean of a picture over the points in the range of qualities"),
-    numberColumn("Decode s", "decode", secondsText, "Mean of a picture over the points in the range of qualities"),
+    numberColumn(`bit/px at ${fixed(middle, 1)}\u00a0dB`, "bppAtMiddle", (v) => fixed(v, 3), "Where the curve has this RGB-PSNR"),
+    numberColumn("Encode, s", "encode", secondsText, "Mean of a picture over the points in the range of qualities"),
+    numberColumn("Decode, s", "decode", secondsText, "Mean of a picture over the points in the range of qualities"),
   ];
   const rows = DATA.summary.map((row) => ({ ...row, className: row.family === "ambi" ? "ours" : "" }));
   byId("summary-table").replaceChildren(

@@ -32,13 +32,13 @@ class Viewer {
     this.readout = el("p", { className: "readout", id: "readout" });
     this.legend = el("div", { className: "legend", id: "legend", hidden: true });
     const stage = el("div", { className: "stage" }, this.canvas, this.handle, this.message);
+    byId("viewer").append(this.strip, this.sides, this.tools(), el("div", { className: "captions" }, ...this.captions),
+      stage, this.readout, this.legend);
     this.viewport = new Viewport(this.canvas, {
       draw: (...where) => this.draw(...where),
       onPoint: (x, y) => this.point(x, y),
       onZoom: (zoom, scale) => this.zoomed(zoom, scale),
     });
-    byId("viewer").append(this.strip, this.sides, this.tools(), el("div", { className: "captions" }, ...this.captions),
-      stage, this.readout, this.legend);
     this.dividerEvents();
   }
 
@@ -63,7 +63,7 @@ class Viewer {
     this.strength = el("label", { className: "field" }, el("span", { textContent: "Strength" }), strength);
     this.zooms = segmented("Zoom", [["fit", "Fit"], ["1", "1:1"], ["2", "2:1"], ["4", "4:1"]], "fit",
       (value) => this.viewport.zoomAt(value === "fit" ? null : Number(value)), "zoom");
-    return el("div", { className: "controls" },
+    return el("div", { className: "controls tools" },
       segmented("Compare", [["slider", "Slider"], ["difference", "Difference"]], this.state.mode, set("mode"), "mode"),
       this.gain, this.zooms,
       segmented("Overlay", OVERLAYS, this.state.overlay, set("overlay"), "overlay"), this.strength);
@@ -77,10 +77,11 @@ class Viewer {
       "aria-label": "Swap the sides" });
     swap.addEventListener("click", () => this.set({ left: this.state.right, right: this.state.left }));
     this.sides.replaceChildren(
-      segmented("Rate", rates.map((r) => [r.id, `${r.label}, ${fixed(r.bpp, 2)} bit/px`]), this.rate().id,
+      segmented("Rate, bit/pixel", rates.map((r) => [r.id, `${r.label} ${fixed(r.bpp, 2)}`]), this.rate().id,
         (value) => this.set({ rate: value }), "rate"),
-      choice("Left", options, this.state.left, (value) => this.set({ left: value }), "left"), swap,
-      choice("Right", options, this.state.right, (value) => this.set({ right: value }), "right"));
+      el("div", { className: "pair" },
+        choice("Left", options, this.state.left, (value) => this.set({ left: value }), "left"), swap,
+        choice("Right", options, this.state.right, (value) => this.set({ right: value }), "right")));
   }
 
   // ---- state
@@ -128,7 +129,7 @@ class Viewer {
     const { sides } = this.rate();
     const has = (name) => name === ORIGINAL || name in sides;
     const names = Object.keys(sides);
-    const ours = names.find((name) => sides[name].blocks) ?? names[0];
+    const ours = DATA.reference in sides ? DATA.reference : names[0];
     const rival = [DATA.comparison.anchor, ...names].find((name) => name in sides && name !== ours);
     if (!has(this.state.left)) this.state.left = ours;
     if (!has(this.state.right)) this.state.right = rival ?? ORIGINAL;
@@ -169,7 +170,8 @@ class Viewer {
 
   /** Blocks for the left and the right of the divider: a side's own, or else those of the other, or of any. */
   async overlays(left, right, view) {
-    const coded = Object.entries(this.rate().sides).filter(([, side]) => side.blocks);
+    const coded = Object.entries(this.rate().sides).filter(([, side]) => side.blocks)
+      .sort(([a], [b]) => (b === DATA.reference) - (a === DATA.reference));
     if (!coded.length) throw new Error("there is no list of blocks at this rate");
     const fallback = left.blocks ? left : right.blocks ? right : { name: coded[0][0], ...coded[0][1] };
     const of = async (side) => {
@@ -222,14 +224,15 @@ class Viewer {
     const parts = [el("strong", { textContent: side.name === ORIGINAL ? "Original" : side.name })];
     if (side.bytes) {
       const off = (100 * side.bytes) / this.rate().bytes - 100;
-      const text = [`${bytesText(side.bytes)}`, `${fixed(side.bpp, 3)} bit/px`,
-        side.psnr === null ? "equal" : `${fixed(side.psnr, 2)} dB`];
-      if (side.msSsim !== null) text.push(`MS-SSIM ${fixed(side.msSsim, 4)}`);
-      parts.push(el("span", { textContent: text.join(" · ") }));
+      parts.push(el("span", { className: "size", textContent: bytesText(side.bytes),
+        title: `${side.bytes.toLocaleString("en")} bytes` }));
       if (Math.abs(off) >= 0.05) {
         parts.push(el("span", { className: Math.abs(off) > 5 ? "warn" : "muted",
-          textContent: `${signed(off, 1)} % of the rate`, title: "Bytes against the rate that is compared at" }));
+          textContent: `(${signed(off, 1)} %)`, title: "Against the size that is compared at" }));
       }
+      const facts = [`${fixed(side.bpp, 3)} bit/px`, side.psnr === null ? "equal pictures" : `${fixed(side.psnr, 2)} dB`];
+      if (side.msSsim !== null) facts.push(`MS-SSIM ${fixed(side.msSsim, 4)}`);
+      parts.push(...facts.map((text) => el("span", { textContent: text })));
       parts.push(el("span", { className: "muted", textContent: `${side.settingName} ${Number(side.setting.toFixed(2))}` }));
     } else parts.push(el("span", { className: "muted", textContent: `${this.view().width}×${this.view().height}` }));
     this.captions[index].replaceChildren(...parts);

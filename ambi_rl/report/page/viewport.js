@@ -22,7 +22,8 @@ class Viewport {
     canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     canvas.addEventListener("dblclick", (event) => this.zoomAt(this.scale() * 2, event));
     canvas.addEventListener("keydown", (event) => this.key(event));
-    new ResizeObserver(() => this.resize()).observe(canvas.parentElement);
+    this.stage = canvas.parentElement;
+    new ResizeObserver(() => this.resize()).observe(this.stage.parentElement);
   }
 
   /** Show a picture of this size; where it is zoomed to stays, if the size is the last one's. */
@@ -33,21 +34,23 @@ class Viewport {
   }
 
   resize() {
-    const across = this.canvas.parentElement.clientWidth;
-    if (!across) return;
+    this.stage.style.width = "100%";
+    const widest = this.stage.clientWidth;
+    if (!widest) return;
     const tallest = Math.max(240, globalThis.innerHeight * 0.78);
-    const down = Math.round(Math.min(tallest, (across * this.height) / this.width));
-    this.canvas.style.height = `${down}px`;
-    this.across = across;
-    this.down_ = down;
+    this.tall = Math.round(Math.min(tallest, (widest * this.height) / this.width));
+    // As narrow as the picture, but never too narrow for the divider.
+    this.wide = Math.round(Math.min(widest, Math.max(160, (this.tall * this.width) / this.height)));
+    this.stage.style.width = `${this.wide}px`;
+    this.canvas.style.height = `${this.tall}px`;
     const density = globalThis.devicePixelRatio;
-    this.canvas.width = Math.round(across * density);
-    this.canvas.height = Math.round(down * density);
+    this.canvas.width = Math.round(this.wide * density);
+    this.canvas.height = Math.round(this.tall * density);
     this.settle();
   }
 
   fitting() {
-    return Math.min(this.across / this.width, this.down_ / this.height);
+    return Math.min(this.wide / this.width, this.tall / this.height);
   }
 
   /** Pixels of the page per pixel of the picture. */
@@ -62,7 +65,7 @@ class Viewport {
     const wanted = scale === null ? null : Math.min(Math.max(scale, Math.min(fitting, 1)), MAX_ZOOM);
     if (event && wanted !== null) {
       const box = this.canvas.getBoundingClientRect();
-      const dx = event.clientX - box.left - this.across / 2, dy = event.clientY - box.top - this.down_ / 2;
+      const dx = event.clientX - box.left - this.wide / 2, dy = event.clientY - box.top - this.tall / 2;
       this.centre = [this.centre[0] + dx / before - dx / wanted, this.centre[1] + dy / before - dy / wanted];
     }
     this.zoom = wanted;
@@ -72,7 +75,7 @@ class Viewport {
   /** Keep the picture in view, say how large it is, and draw. */
   settle() {
     const scale = this.scale();
-    const half = [this.across / scale / 2, this.down_ / scale / 2];
+    const half = [this.wide / scale / 2, this.tall / scale / 2];
     const size = [this.width, this.height];
     this.centre = this.centre.map((c, i) =>
       2 * half[i] >= size[i] ? size[i] / 2 : Math.min(Math.max(c, half[i]), size[i] - half[i]));
@@ -148,7 +151,7 @@ class Viewport {
 
   key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const step = 0.1 * Math.min(this.across, this.down_);
+    const step = 0.1 * Math.min(this.wide, this.tall);
     const move = {
       ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step],
     }[event.key];
@@ -164,8 +167,8 @@ class Viewport {
   point(event) {
     const box = this.canvas.getBoundingClientRect();
     const scale = this.scale();
-    const x = Math.floor(this.centre[0] + (event.clientX - box.left - this.across / 2) / scale);
-    const y = Math.floor(this.centre[1] + (event.clientY - box.top - this.down_ / 2) / scale);
+    const x = Math.floor(this.centre[0] + (event.clientX - box.left - this.wide / 2) / scale);
+    const y = Math.floor(this.centre[1] + (event.clientY - box.top - this.tall / 2) / scale);
     const inside = x >= 0 && y >= 0 && x < this.width && y < this.height;
     this.onPoint(inside ? x : null, inside ? y : null);
   }
