@@ -169,32 +169,38 @@ def make_views(
         return Views("", [], "", [])
     chosen = spread(results.images, images)
     rates = rates_of(results, reference)
+    work = [job for stage in _stages(results, reference, chosen, rates) for job in stage]
     pictures: dict[str, View] = {}
     problems: list[str] = []
     left_out = ""
     spent = 0
-    work = [job for stage in _stages(results, reference, chosen, rates) for job in stage]
     for job, done in _run(work, jobs):
-        name = job.image.name
+        line = f"{job.image.name}: {done.problem}"
         if done.problem:
-            problems.append(f"{name}: {done.problem}")
+            problems += [] if line in problems else [line]
             continue
-        if name not in pictures and done.view is None:
-            continue  # The picture could not be read, which has been said.
         spent += done.size()
         if spent > budget:
-            left_out = f"from {name} at the {job.rate.id} rate on ({job.codecs[0].name})"
+            left_out = f"from {job.image.name} at the {job.rate.id} rate on ({job.codecs[0].name})"
             break
-        if done.view is not None:
-            pictures[name] = done.view
-        pictures[name].sides.setdefault(job.rate.id, []).extend(done.sides)
-        progress(f"{name}, {job.rate.id} rate: {', '.join(codec.name for codec in job.codecs)}")
+        _add(pictures, job, done)
+        progress(f"{job.image.name}, {job.rate.id}: {', '.join(c.name for c in job.codecs)}")
     order = [codec.name for codec in results.codecs]
     for view in pictures.values():
         for sides in view.sides.values():
             sides.sort(key=lambda side: order.index(side.codec))
     shown = [pictures[image.name] for image in chosen if image.name in pictures]
     return Views(reference.name, shown, left_out, problems)
+
+
+def _add(pictures: dict[str, View], job: _Job, done: _Done) -> None:
+    """Put what came of a job in its place."""
+    name, rate = job.image.name, job.rate.id
+    if done.view is not None:
+        pictures[name] = done.view
+    # Without the picture, or the file that defines the rate, there is nothing to compare with.
+    if name in pictures and (job.reference in job.codecs or rate in pictures[name].sides):
+        pictures[name].sides.setdefault(rate, []).extend(done.sides)
 
 
 def reference_of(results: Results) -> CodecEntry | None:
@@ -241,7 +247,7 @@ def _stages(
         for image in images:
             sizes = known.get(image.name, {})
             able = tuple(codec for codec in codecs if codec.name in sizes)
-            if able and reference.name in sizes:
+            if able and rate.setting in dict(sizes.get(reference.name, [])):
                 job = _Job(image, results.crop, rate, reference, able, sizes, first)
                 found.append(job)
         return found

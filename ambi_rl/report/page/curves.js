@@ -120,7 +120,7 @@ class Curves {
     };
     const config = {
       responsive: true, displaylogo: false, scrollZoom: false,
-      modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
+      modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"], ["toImage"]],
     };
     Plotly.react(this.chart, traces, layout, config);
     byId("chart-note").textContent = `Drag to zoom, double-click to see everything, click a name to hide its curve; `
