@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,7 +79,8 @@ def expand(sources: Sequence[str], *, every: int = 1) -> list[Path]:
         elif path.exists():
             found.append(path)
         elif glob.has_magic(source):
-            matches = map(Path, sorted(glob.glob(source, recursive=True)))
+            # Path.glob takes no absolute pattern.
+            matches = map(Path, sorted(glob.glob(source, recursive=True)))  # noqa: PTH207
             some = [p for p in matches if p.suffix.lower() in SUFFIXES and p.is_file()]
             if not some:
                 raise UsageError(f"{source} matches no picture ({', '.join(SUFFIXES)})")
@@ -124,7 +125,7 @@ def _opaque(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-@lru_cache(maxsize=None)
+@cache
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal, computed once."""
     return hashlib.sha256(read_file(path)).hexdigest()
@@ -134,8 +135,8 @@ class PointStore:
     """Points that were measured, one a line in a file, so that an interruption loses none.
 
     A point is found again for the same content of the picture, the same crop and setting and a codec whose
-    `identity` is the same, so with the same versions and bundle. Lines that say something else, such as a last one
-    that was cut off, are passed over.
+    `identity` is the same, so with the same versions and bundle. Other lines, such as a last
+    one that was cut off, are passed over.
 
     Args:
         path: A file of JSON lines, made with the first point; None to remember nothing.
@@ -210,8 +211,8 @@ def measure_jobs(
 
     Args:
         work: Best by picture, so that a process opens one seldom.
-        workers: Processes. Seconds are of single calls; with as many workers as cores they are a little longer
-            than on an idle machine.
+        workers: Processes. Seconds are of single calls; with as many workers as cores they are a little
+            longer than on an idle machine.
         store: Where points are looked up and kept.
         done: Called for each job but those that the store has a point of.
 

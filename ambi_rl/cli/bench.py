@@ -249,9 +249,7 @@ def _print_results(results: Results, *, as_json: bool, as_markdown: bool) -> Non
     elif as_markdown:
         typer.echo(markdown(result_rows(results), title=describe(results)))
     else:
-        console = Console()
-        # A pipe has no width, and a table should not be broken for the one that is assumed.
-        console.print(result_table(results), width=None if console.is_terminal else 160)
+        Console().print(result_table(results))
 
 
 def _list_failures(failures: Sequence[Failure]) -> None:
@@ -266,10 +264,10 @@ def _list_failures(failures: Sequence[Failure]) -> None:
     for failure in failures:
         groups.setdefault((failure.codec, failure.image), []).append(failure)
     for (codec, image), some in groups.items():
-        what = image if codec is None else f"{codec} on {image}, {len(some)} settings"
-        announce(f"failed: {what}: {some[0].message}")
-    count = f"{len(groups)} picture{'s' * (len(groups) != 1)} or codecs on a picture"
-    raise AmbiError(f"{count} could not be measured, see above; the rest is written")
+        # What cannot be read names itself.
+        what = f"{codec} on {image}, {len(some)} settings: " if codec is not None else ""
+        announce(f"failed: {what}{some[0].message}")
+    raise AmbiError(f"{len(groups)} of the measurements failed, see above; all others are written")
 
 
 def find_close_command(
