@@ -12,26 +12,27 @@ Peers run on one thread; ambi as it comes, so on all cores where it can.
 from __future__ import annotations
 
 import json
-import resource
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
+from PIL import Image
 
 from ambi_rl.bench.benchmark import machine
-from ambi_rl.bench.curves import warm_up
 from ambi_rl.bench.dataset import expand, open_picture
 from ambi_rl.bench.find_close import find_close
 from ambi_rl.bench.report import Rows, markdown
 from ambi_rl.bench.selector import make_codec
 from ambi_rl.codec.files import write_file
 from ambi_rl.codec.warmup import announce, ensure_compiled
-from ambi_rl.errors import AmbiError
+from ambi_rl.errors import AmbiError, UsageError
 from ambi_rl.metrics import psnr
 
 SELECTORS = (
@@ -43,7 +44,7 @@ SELECTORS = (
     "jpeg2000",
     "jpeg",
 )
-FIND_SIDE = 256
+FIND_SIDE = 384
 """The setting is searched for on the centre of the first picture, of this many pixels a side."""
 MIB = 1 << 20
 
@@ -54,8 +55,8 @@ class Cost(NamedTuple):
     Attributes:
         wall: Seconds of wall-clock time for all pictures, for each picture the best of the repetitions.
         cpu: Seconds of CPU time, mean of the repetitions.
-        peak: Largest resident memory of the process, in bytes.
-        added: The same without what was resident before the first picture.
+        peak: Largest resident memory of the process while it codes, in bytes.
+        added: The same without what was resident before the first picture, but after a warm-up.
         value: Mean bits per pixel where pictures are coded, mean PSNR in dB where they are decoded.
     """
 
@@ -66,10 +67,22 @@ class Cost(NamedTuple):
     value: float
 
 
-def resident() -> int:
-    """Resident memory of this process, in bytes."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+def memory(what: str) -> int:
+    """A line of what the system says of this process's memory, VmRSS or VmHWM (the peak), in bytes.
+
+    Not getrusage: its peak begins with that of the process that started this one.
+    """
+    found = re.search(rf"^{what}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if found is None:
+        raise UsageError(f"this system does not tell {what}; memory is measured on Linux only")
+    return int(found[1]) * 1024
+
+
+def forget_peak() -> None:
+    """Begin a new peak at what is resident now."""
+    # Where the kernel cannot, the peak is that of the whole process.
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def child(text: str) -> None:
@@ -83,8 +96,14 @@ def child(text: str) -> None:
     files = [Path(task["folder"]) / str(i) for i in range(len(pictures))]
     is_encode = task["is_encode"]
     inputs: list[Any] = pictures if is_encode else [file.read_bytes() for file in files]
-    warm_up(codec)
-    before, start_cpu = resident(), time.process_time()
+    # A warm-up only in the direction that is measured: the other one needs memory of its own.
+    tiny = Path(task["folder"]) / "tiny"
+    if is_encode:
+        tiny.write_bytes(codec.encode(Image.new("RGB", (64, 64), (90, 120, 60)), task["setting"]))
+    else:
+        codec.decode(tiny.read_bytes())
+    forget_peak()
+    before, start_cpu = memory("VmRSS"), time.process_time()
     best, outputs = [float("inf")] * len(inputs), list[Any]()
     for _ in range(task["repeat"]):
         outputs.clear()
@@ -93,8 +112,8 @@ def child(text: str) -> None:
             outputs.append(codec.encode(item, task["setting"]) if is_encode else codec.decode(item))
             best[i] = min(best[i], time.perf_counter() - start)
     cpu = (time.process_time() - start_cpu) / task["repeat"]
-    # Linux counts in KiB. What is kept for later, pixels or files, is small beside it.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # What is kept for later, pixels or files, is small beside it.
+    peak = memory("VmHWM")
     if is_encode:
         for file, data in zip(files, outputs, strict=True):
             file.write_bytes(data)

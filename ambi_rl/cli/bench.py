@@ -27,10 +27,10 @@ from ambi_rl.bench.find_close import Close, Kind, Trial, find_close
 from ambi_rl.bench.report import describe, markdown, result_rows, result_table
 from ambi_rl.bench.results import (
     FORMAT,
+    METRICS,
     Comparison,
     CurveEntry,
     Failure,
-    Metric,
     Results,
     load_results,
 )
@@ -342,12 +342,12 @@ def plot_command(
     sources: Sequence[Path],
     target: Path,
     *,
-    metric: Metric,
+    metric: str,
     image: str | None,
     title: str | None,
     axes: Axes | None,
 ) -> None:
-    """Plot the curves of files.
+    """Plot the curves of files by a metric, which may be spelt as on the command line: ms-ssim.
 
     Raises:
         UsageError: A file is none with curves, or none of them has the metric; or the plot cannot be written.
@@ -355,7 +355,8 @@ def plot_command(
     check_figure(target)
     curves = [curve for source in sources for curve in _curves_of(source, image)]
     shown = title if title is not None else (image or "")
-    write_figure(draw_curves(curves, metric, title=shown, axes=axes), target, shown or "Curves")
+    chosen = next(known for known in METRICS if known == metric.replace("-", "_"))
+    write_figure(draw_curves(curves, chosen, title=shown, axes=axes), target, shown or "Curves")
 
 
 def _curves_of(source: Path, image: str | None) -> list[CurveEntry]:
