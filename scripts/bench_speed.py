@@ -26,6 +26,7 @@ import typer
 from PIL import Image
 
 from ambi_rl.bench.benchmark import machine
+from ambi_rl.bench.codecs import use_one_thread
 from ambi_rl.bench.dataset import expand, open_picture
 from ambi_rl.bench.find_close import find_close
 from ambi_rl.bench.report import Rows, markdown
@@ -91,6 +92,7 @@ def child(text: str) -> None:
     Files lie in a folder as 0, 1…: written where pictures are coded, read where they are decoded.
     """
     task = json.loads(text)
+    use_one_thread()
     codec = make_codec(task["selector"])
     pictures = [open_picture(Path(path), task["crop"]) for path in task["paths"]]
     files = [Path(task["folder"]) / str(i) for i in range(len(pictures))]

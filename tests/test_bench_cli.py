@@ -224,6 +224,7 @@ def test_interrupted_it_exits_with_130_and_goes_on_later(folder: Path, tmp_path:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
+    assert "interrupted; what is measured is kept" in errors
     kept = store.read_text()
     assert not (out / "results.json").exists()
     result = run(*slow[:-1], 1)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from ambi_rl.bench.codecs import Codec
+from ambi_rl.bench.codecs import Codec, use_one_thread
 from ambi_rl.bench.curves import Curve, Point, mean_curve, measure, warm_up
 from ambi_rl.codec.files import read_file
 from ambi_rl.data.source import SUFFIXES
@@ -189,6 +189,7 @@ def run_job(job: Job) -> Outcome:
         if _last_picture is None or _last_picture[:2] != (job.path, job.crop):
             _last_picture = (job.path, job.crop, open_picture(job.path, job.crop))
         if job.codec.identity() not in _warm:
+            use_one_thread()
             warm_up(job.codec)
             _warm.add(job.codec.identity())
         return measure(job.codec, _last_picture[2], job.setting)

@@ -166,8 +166,12 @@ def bench_command(
         raise UsageError(f"{folder} is not a folder; choose another -o") from error
     console = Console(stderr=True)
     _compile(made)
-    with _progress(console, plan) as display:
-        results = run_benchmark(plan, folder, begin=display.begin, done=display.done)
+    try:
+        with _progress(console, plan) as display:
+            results = run_benchmark(plan, folder, begin=display.begin, done=display.done)
+    except KeyboardInterrupt:
+        announce("interrupted; what is measured is kept, and the same command goes on from there")
+        raise
     write_outputs(results, folder)
     _print_results(results, as_json=as_json, as_markdown=as_markdown)
     announce(f"written to {folder / RESULTS}")
