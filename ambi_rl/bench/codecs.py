@@ -6,6 +6,7 @@ import hashlib
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -390,6 +391,21 @@ _AVIF_QUALITIES = {
     ("420", True): (14, 26, 37, 50, 61, 70, 80, 90, 96),
     ("420", False): (14, 28, 41, 52, 62, 72, 84, 93),
 }
+
+
+def use_one_thread() -> None:
+    """Have the peers' decoders run on one thread in this process, as their encoders always do."""
+    # Their defaults; neither library has an argument for it.
+    with suppress(ImportError):
+        from PIL import AvifImagePlugin
+
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.options.DECODE_THREADS = 1
+
+
 _COLONS = {"420": "4:2:0", "444": "4:4:4"}
 
 

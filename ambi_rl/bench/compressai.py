@@ -39,7 +39,8 @@ def read_curve(path: Path) -> CurveEntry:
     results = document.get("results") if isinstance(document, dict) else None
     if not isinstance(results, dict) or "bpp" not in results:
         raise UsageError(
-            f'{path} is not in CompressAI\'s schema: {{"name": …, "results": {{"bpp": […], "psnr-rgb": […]}}}}'
+            f"{path} is not in CompressAI's schema, "
+            '{"name": …, "results": {"bpp": […], "psnr-rgb": […]}}'
         )
     rates = _numbers(path, "bpp", results["bpp"])
     if len(rates) < 2 or min(rates) <= 0:

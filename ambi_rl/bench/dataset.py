@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from ambi_rl.bench.codecs import Codec
+from ambi_rl.bench.codecs import Codec, use_one_thread
 from ambi_rl.bench.curves import Curve, Point, mean_curve, measure, warm_up
 from ambi_rl.codec.files import read_file
 from ambi_rl.data.source import SUFFIXES
@@ -79,7 +79,8 @@ def expand(sources: Sequence[str], *, every: int = 1) -> list[Path]:
         elif path.exists():
             found.append(path)
         elif glob.has_magic(source):
-            matches = map(Path, sorted(glob.glob(source, recursive=True)))
+            # Path.glob takes no absolute pattern.
+            matches = map(Path, sorted(glob.glob(source, recursive=True)))  # noqa: PTH207
             some = [p for p in matches if p.suffix.lower() in SUFFIXES and p.is_file()]
             if not some:
                 raise UsageError(f"{source} matches no picture ({', '.join(SUFFIXES)})")
@@ -134,8 +135,8 @@ class PointStore:
     """Points that were measured, one a line in a file, so that an interruption loses none.
 
     A point is found again for the same content of the picture, the same crop and setting and a codec whose
-    `identity` is the same, so with the same versions and bundle. Lines that say something else, such as a last one
-    that was cut off, are passed over.
+    `identity` is the same, so with the same versions and bundle. Other lines, such as a last
+    one that was cut off, are passed over.
 
     Args:
         path: A file of JSON lines, made with the first point; None to remember nothing.
@@ -188,6 +189,7 @@ def run_job(job: Job) -> Outcome:
         if _last_picture is None or _last_picture[:2] != (job.path, job.crop):
             _last_picture = (job.path, job.crop, open_picture(job.path, job.crop))
         if job.codec.identity() not in _warm:
+            use_one_thread()
             warm_up(job.codec)
             _warm.add(job.codec.identity())
         return measure(job.codec, _last_picture[2], job.setting)
@@ -210,8 +212,8 @@ def measure_jobs(
 
     Args:
         work: Best by picture, so that a process opens one seldom.
-        workers: Processes. Seconds are of single calls; with as many workers as cores they are a little longer
-            than on an idle machine.
+        workers: Processes. Seconds are of single calls; with as many workers as cores they are a little
+            longer than on an idle machine.
         store: Where points are looked up and kept.
         done: Called for each job but those that the store has a point of.
 

@@ -33,15 +33,15 @@ _METRIC_NAMES: dict[Metric, str] = {
 
 
 def result_rows(results: Results) -> Rows:
-    """Codecs and imported curves by BD-rate and BD-PSNR of the whole set, with their mean times.
+    """Codecs and imported curves by BD-rate in % and BD-PSNR in dB of the whole set, with mean times.
 
     Args:
         results: Of a benchmark.
     """
     comparison = results.comparison
     middle = (comparison.low + comparison.high) / 2
-    headings = ["codec", *(f"BD {name}" for name in _METRIC_NAMES.values()), "BD-PSNR"]
-    headings += [f"bpp {middle:g} dB", "enc s", "dec s"]
+    headings = ["codec", *(f"{name} %" for name in _METRIC_NAMES.values()), "PSNR dB"]
+    headings += [f"bpp at {middle:g} dB", "enc s", "dec s"]
     rows = []
     for entry in (*results.means, *results.imported):
         found = {metric: results.delta(entry.name, metric=metric) for metric in _METRIC_NAMES}
@@ -61,9 +61,10 @@ def describe(results: Results) -> str:
     if results.crop is not None:
         what += f", centre {results.crop}x{results.crop}"
     return (
-        f"{what}, dataset-mean curves; BD-rate against {comparison.anchor} over RGB-PSNR "
-        f"{comparison.low:g}…{comparison.high:g} dB, {comparison.interpolation} of log10(rate); "
-        f"seconds are means over that range, {results.jobs} process{'es' * (results.jobs != 1)}"
+        f"{what}, dataset-mean curves; BD-rate in % by four metrics and BD-PSNR in dB against "
+        f"{comparison.anchor} over RGB-PSNR {comparison.low:g}…{comparison.high:g} dB, "
+        f"{comparison.interpolation} of log10(rate); seconds are means over that range, "
+        f"{results.jobs} process{'es' * (results.jobs != 1)}"
     )
 
 
@@ -81,7 +82,12 @@ def result_table(results: Results) -> Table:
         padding=(0, 1, 0, 0),
     )
     for heading in rows.headings:
-        table.add_column(heading, justify="right" if len(table.columns) else "left")
+        table.add_column(
+            heading,
+            justify="right" if len(table.columns) else "left",
+            min_width=min(len(heading), 6),
+        )
+    table.columns[0].no_wrap = True
     for cells in rows.cells:
         table.add_row(*cells)
     return table
@@ -90,13 +96,13 @@ def result_table(results: Results) -> Table:
 def _rate_cell(delta: DeltaEntry | None) -> str:
     if delta is None or delta.bd_rate is None:
         return "–"
-    return f"{delta.bd_rate:+.1f} %{'' if delta.is_whole else '*'}"
+    return f"{delta.bd_rate:+.1f}{'' if delta.is_whole else '*'}"
 
 
 def _gain_cell(delta: DeltaEntry | None) -> str:
     if delta is None or delta.bd_quality is None:
         return "–"
-    return f"{delta.bd_quality:+.2f} dB{'' if delta.is_whole else '*'}"
+    return f"{delta.bd_quality:+.2f}{'' if delta.is_whole else '*'}"
 
 
 def _plain_cells(entry: CurveEntry, comparison: Comparison) -> list[str]:

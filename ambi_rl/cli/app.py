@@ -648,5 +648,4 @@ def plot(
     with _extras(_BENCH_EXTRAS):
         from ambi_rl.cli.bench import plot_command
 
-        name = metric.value.replace("-", "_")
-        plot_command(sources, target, metric=name, image=image, title=title, axes=axes)
+        plot_command(sources, target, metric=metric.value, image=image, title=title, axes=axes)

@@ -27,10 +27,10 @@ from ambi_rl.bench.find_close import Close, Kind, Trial, find_close
 from ambi_rl.bench.report import describe, markdown, result_rows, result_table
 from ambi_rl.bench.results import (
     FORMAT,
+    METRICS,
     Comparison,
     CurveEntry,
     Failure,
-    Metric,
     Results,
     load_results,
 )
@@ -172,8 +172,12 @@ def bench_command(
         raise UsageError(f"{folder} is not a folder; choose another -o") from error
     console = Console(stderr=True)
     _compile(made)
-    with _progress(console, plan) as display:
-        results = run_benchmark(plan, folder, begin=display.begin, done=display.done)
+    try:
+        with _progress(console, plan) as display:
+            results = run_benchmark(plan, folder, begin=display.begin, done=display.done)
+    except KeyboardInterrupt:
+        announce("interrupted; what is measured is kept, and the same command goes on from there")
+        raise
     write_outputs(results, folder)
     _print_results(results, as_json=as_json, as_markdown=as_markdown)
     announce(f"written to {folder / RESULTS}")
@@ -259,9 +263,7 @@ def _print_results(results: Results, *, as_json: bool, as_markdown: bool) -> Non
     elif as_markdown:
         typer.echo(markdown(result_rows(results), title=describe(results)))
     else:
-        console = Console()
-        # A pipe has no width, and a table should not be broken for the one that is assumed.
-        console.print(result_table(results), width=None if console.is_terminal else 160)
+        Console().print(result_table(results))
 
 
 def _list_failures(failures: Sequence[Failure]) -> None:
@@ -276,10 +278,10 @@ def _list_failures(failures: Sequence[Failure]) -> None:
     for failure in failures:
         groups.setdefault((failure.codec, failure.image), []).append(failure)
     for (codec, image), some in groups.items():
-        what = image if codec is None else f"{codec} on {image}, {len(some)} settings"
-        announce(f"failed: {what}: {some[0].message}")
-    count = f"{len(groups)} picture{'s' * (len(groups) != 1)} or codecs on a picture"
-    raise AmbiError(f"{count} could not be measured, see above; the rest is written")
+        # What cannot be read names itself.
+        what = f"{codec} on {image}, {len(some)} settings: " if codec is not None else ""
+        announce(f"failed: {what}{some[0].message}")
+    raise AmbiError(f"{len(groups)} of the measurements failed, see above; all others are written")
 
 
 def find_close_command(
@@ -354,12 +356,12 @@ def plot_command(
     sources: Sequence[Path],
     target: Path,
     *,
-    metric: Metric,
+    metric: str,
     image: str | None,
     title: str | None,
     axes: Axes | None,
 ) -> None:
-    """Plot the curves of files.
+    """Plot the curves of files by a metric, which may be spelt as on the command line: ms-ssim.
 
     Raises:
         UsageError: A file is none with curves, or none of them has the metric; or the plot cannot be written.
@@ -367,7 +369,8 @@ def plot_command(
     check_figure(target)
     curves = [curve for source in sources for curve in _curves_of(source, image)]
     shown = title if title is not None else (image or "")
-    write_figure(draw_curves(curves, metric, title=shown, axes=axes), target, shown or "Curves")
+    chosen = next(known for known in METRICS if known == metric.replace("-", "_"))
+    write_figure(draw_curves(curves, chosen, title=shown, axes=axes), target, shown or "Curves")
 
 
 def _curves_of(source: Path, image: str | None) -> list[CurveEntry]:
