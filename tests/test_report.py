@@ -285,6 +285,22 @@ def test_the_command_makes_the_page_anew(made: Made, tmp_path: Path) -> None:
     assert target.read_text() == render_page(made.results, Views("", [], "", []))
 
 
+def test_a_measured_folder_gets_its_page_without_measuring(
+    photograph: Image.Image, tmp_path: Path
+) -> None:
+    photograph.crop((0, 0, 64, 48)).save(tmp_path / "x.png")
+    bench = ["bench", str(tmp_path / "x.png"), "-o", str(tmp_path / "out"), "--codec", "jpeg"]
+    done = CliRunner().invoke(app, [*bench, "--efforts", "0"])
+    assert done.exit_code == 0, done.output
+    points = (tmp_path / "out" / "points.jsonl").read_bytes()
+    assert not (tmp_path / "out" / "report.html").exists()
+    done = CliRunner().invoke(app, [*bench, "--efforts", "0", "--report"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "points.jsonl").read_bytes() == points
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert text.count(';base64" id="asset-') > 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -393,6 +409,18 @@ def canvas(page: Any) -> str:
 def test_it_opens_offline_with_curves_tables_and_pictures(opened: Open, made: Made) -> None:
     page = opened()
     assert page.evaluate("document.getElementById('chart').data.length") == 6
+    buttons = page.evaluate(
+        "[...document.querySelectorAll('#chart .modebar-btn')].map((b) => b.dataset.title)"
+    )
+    # Plotly offers to upload the chart unless it is told not to.
+    assert set(buttons) == {
+        "Zoom",
+        "Pan",
+        "Zoom in",
+        "Zoom out",
+        "Reset axes",
+        "Download plot as a PNG",
+    }
     assert page.locator("#summary-table tbody tr").count() == 6
     assert page.locator("#picture-table tbody tr").count() == 2
     assert "ambi -e 5" in page.locator("#caption-left").inner_text()
