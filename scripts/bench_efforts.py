@@ -43,7 +43,10 @@ Row = list[float]
 def families(bundle: Path | None, efforts: Sequence[int]) -> dict[str, list[Codec]]:
     """What is compared: each line of the plot, from fast to slow."""
     ambi: list[Codec] = [
-        ambi_codec(effort=effort, bundle=bundle, qualities=QUALITIES) for effort in efforts
+        replace(
+            ambi_codec(effort=effort, bundle=bundle, qualities=QUALITIES), name=f"ambi -e {effort}"
+        )
+        for effort in efforts
     ]
     searches: list[Codec] = [
         replace(
