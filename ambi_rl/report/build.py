@@ -35,7 +35,7 @@ def write_report(
         progress: Told what is done.
 
     Returns:
-        What could not be shown and why, a line each.
+        What is not shown and why, a line each.
 
     Raises:
         UsageError: The page cannot be written there.
@@ -48,4 +48,5 @@ def write_report(
     budget = max(0, round(megabytes * 1e6) - base)
     views = make_views(results, images=images, budget=budget, jobs=jobs, progress=progress)
     write_file(path, render_page(results, views).encode())
-    return views.problems
+    full = [f"what did not fit, {views.left_out}"] if views.left_out else []
+    return [*views.problems, *full]
