@@ -21,7 +21,13 @@ from ambi_rl.bench.dataset import open_picture
 from ambi_rl.bench.find_close import find_close
 from ambi_rl.bench.results import load_results
 from ambi_rl.cli.app import app
-from ambi_rl.cli.bench import ambi_selectors, make_codecs, parse_efforts, with_anchor
+from ambi_rl.cli.bench import (
+    ambi_selectors,
+    make_codecs,
+    parse_efforts,
+    read_curves,
+    with_anchor,
+)
 from ambi_rl.codec.bundle import Bundle, save_bundle
 from ambi_rl.errors import UsageError
 from ambi_rl.metrics import ms_ssim, psnr
@@ -110,6 +116,15 @@ def test_a_published_curve_is_compared(measured: Path, folder: Path, tmp_path: P
     document = json.loads(run(*arguments, "--anchor", "VTM").stdout)
     assert document["comparison"]["anchor"] == "VTM"
     assert {d["codec"] for d in document["deltas"]} == {"JPEG 4:2:0", "WebP m0"}
+
+
+def test_published_curves_may_have_the_names_of_codecs(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.json", "b.json", "c.json")]
+    for path, name in zip(paths, ("WebP", "VTM", "VTM"), strict=True):
+        path.write_text(json.dumps({"name": name, "results": {"bpp": [1, 2], "psnr": [30, 40]}}))
+    names = [curve.name for curve in read_curves(paths, [webp()])]
+    assert names == ["WebP (a.json)", "VTM (b.json)", "VTM (c.json)"]
+    assert [curve.name for curve in read_curves(paths[:1], [jpeg()])] == ["WebP"]
 
 
 def test_one_broken_picture_does_not_lose_the_rest(folder: Path, tmp_path: Path) -> None:

@@ -96,6 +96,20 @@ def make_codecs(selectors: Sequence[str]) -> list[Codec]:
     ]
 
 
+def read_curves(paths: Sequence[Path], codecs: Sequence[Codec]) -> tuple[CurveEntry, ...]:
+    """Curves of files; where a name is taken, as by CompressAI's "WebP", the file's name is added to it.
+
+    Raises:
+        UsageError: A file has no curve.
+    """
+    curves = [read_curve(path) for path in paths]
+    counts = Counter(curve.name for curve in curves) + Counter(codec.name for codec in codecs)
+    return tuple(
+        replace(curve, name=f"{curve.name} ({path.name})") if counts[curve.name] > 1 else curve
+        for curve, path in zip(curves, paths, strict=True)
+    )
+
+
 def with_anchor(
     codecs: list[Codec], curves: Sequence[CurveEntry], anchor: str
 ) -> tuple[list[Codec], str]:
@@ -155,8 +169,9 @@ def bench_command(
     numbers = parse_efforts(efforts)
     if numbers or strategists or bundles or not codecs:
         selectors += ambi_selectors(numbers, strategists, bundles)
-    imported = tuple(read_curve(path) for path in curves)
-    made, anchor = with_anchor(make_codecs(selectors), imported, anchor)
+    made = make_codecs(selectors)
+    imported = read_curves(curves, made)
+    made, anchor = with_anchor(made, imported, anchor)
     plan = Plan(
         tuple(expand(sources, every=every)),
         tuple(made),
