@@ -57,9 +57,13 @@ def _sizes() -> list[Feature]:
 def _place() -> list[Feature]:
     low, high = (math.log2(step / STEP_SCALE / 8) for step in (MIN_STEP, MAX_STEP))
     return [
-        Feature("step", "quantizer step Δ: log2(Δ/8), Δ in 8-bit code values", "octaves", low, high),
+        Feature(
+            "step", "quantizer step Δ: log2(Δ/8), Δ in 8-bit code values", "octaves", low, high
+        ),
         Feature("row", "top row of the node in its superblock", "superblocks", 0.0, _FURTHEST),
-        Feature("column", "left column of the node in its superblock", "superblocks", 0.0, _FURTHEST),
+        Feature(
+            "column", "left column of the node in its superblock", "superblocks", 0.0, _FURTHEST
+        ),
     ]
 
 
@@ -80,7 +84,7 @@ def _neighbours() -> list[Feature]:
         ),
         Feature(
             "energy",
-            "mean energy class (0…7, by the sum of level magnitudes) of luma in the coded blocks left and above",
+            "mean energy class (0…7, by the sum of luma's level magnitudes) of the blocks left and above",
             "2 classes",
             0.0,
             _MOST_ENERGY,
@@ -98,14 +102,14 @@ def _neighbours() -> list[Feature]:
 
 
 def _direction(name: str, where: str) -> list[Feature]:
-    turn = "of its angle θ = π(k − 2)/32 if it is angular_k, otherwise 0"
+    turn = "θ = π(k − 2)/32 is the angle of angular_k; 0 for other strategies"
     return [
         _flag(f"{name}_is_coded", f"there is a coded block {where}"),
         _flag(f"{name}_is_planar", "… and its strategy is planar"),
         _flag(f"{name}_is_dc", "… and its strategy is DC"),
-        Feature(f"{name}_cos", f"cosine {turn}", "", -1.0, 1.0),
-        Feature(f"{name}_sin", f"sine {turn}", "", 0.0, 1.0),
-        Feature(f"{name}_cos_2", f"cosine of 2θ {turn.removeprefix('of its angle ')}", "", -1.0, 1.0),
+        Feature(f"{name}_cos", f"… cos θ, where {turn}", "", -1.0, 1.0),
+        Feature(f"{name}_sin", "… sin θ", "", 0.0, 1.0),
+        Feature(f"{name}_cos_2", "… cos 2θ", "", -1.0, 1.0),
     ]
 
 
@@ -113,9 +117,13 @@ def _costs() -> list[Feature]:
     of_leaf = "as a leaf with the best strategy: estimated"
     compared = "8 times the difference over the sum plus 4, in bits"
     return [
-        _magnitude("satd", "log2(1 + c/(Δn)), c the least SATD + √λ·bits of all strategies", "octaves"),
+        _magnitude(
+            "satd", "log2(1 + c/(Δn)), c the least SATD + √λ·bits of all strategies", "octaves"
+        ),
         _magnitude("satd_density", "4c/(Δn²), the same per pixel", "¼ Δ"),
-        _magnitude("leaf_levels", f"{of_leaf} sum of luma's level magnitudes, log2(1 + ·)", "octaves"),
+        _magnitude(
+            "leaf_levels", f"{of_leaf} sum of luma's level magnitudes, log2(1 + ·)", "octaves"
+        ),
         _magnitude("leaf_bits", f"{of_leaf} bits of these levels, log2(1 + ·)", "octaves"),
         _magnitude("leaf_cost", f"{of_leaf} J/λ, log2(1 + ·)", "octaves"),
         Feature(
@@ -149,7 +157,9 @@ def _texture() -> list[Feature]:
     over = "of luma in the node, in units of Δ, log2(1 + ·)"
     return [
         _magnitude("variance", "variance of luma in the node over Δ²/12, log2(1 + ·)", "octaves"),
-        _magnitude("gradient_across", f"mean magnitude of horizontal differences {over}", "octaves"),
+        _magnitude(
+            "gradient_across", f"mean magnitude of horizontal differences {over}", "octaves"
+        ),
         _magnitude("gradient_down", f"mean magnitude of vertical differences {over}", "octaves"),
     ]
 
@@ -175,8 +185,12 @@ def _visibility() -> list[Feature]:
     return [
         Feature(
             f"visibility_{1 << scale}",
-            "log2 of how much an error in the node changes SSIM, 0 where all is flat; "
-            + ("the picture itself" if scale == 0 else f"means over {1 << scale}×{1 << scale} pixels"),
+            "log2 of how much SSIM falls for an error in the node, over what it falls where all is flat; "
+            + (
+                "the picture itself"
+                if scale == 0
+                else f"means over {1 << scale}×{1 << scale} pixels"
+            ),
             "octaves",
             _LEAST_VISIBLE,
             0.0,
