@@ -21,6 +21,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ README_NOT_RUN = {
 
 _WRITTEN = ("bash", "sh", "python")
 _PROGRAMS = ("ambi", "python", "make", "pip", "git", "tensorboard")
-_HARMLESS = {"cp", "mkdir", "cd", "ls", "cat", "export", "source", ".", "rm", "tensorboard", "git"}
+_HARMLESS = {"cp", "mkdir", "cd", "ls", "cat", "rm", "export", "source", ".", "sha256sum"}
+_HARMLESS |= {"tensorboard", "git"}
 _MARK = re.compile(r"\s*<!-- (not run|fails)(?:: (.*))? -->")
 _MANY_SECONDS = 300
 
@@ -136,6 +138,7 @@ def desk(
 ) -> Path:
     """The current folder of a reader: files that documents name, and `ambi` and `python` on the path."""
     photograph.save(tmp_path / "photo.png")
+    photograph.save(tmp_path / "photo.jpg")
     shutil.copytree(tiny_photographs, tmp_path / "PHOTOGRAPHS")
     shutil.copy(ROOT / "conf" / "study" / "default.yaml", tmp_path / "mine.yaml")
     (tmp_path / "my_package").mkdir()
@@ -282,8 +285,14 @@ def _check_train(words: list[str], block: Block) -> None:
         assert group != "hydra/launcher" or name in launchers, f"{block.place}: {word}"
     own = _own_files(block.document)
     # A run to go on with exists only where it was started.
-    known = [own.get(word, word) for word in overrides if not word.startswith("resume=")]
-    check_overrides(known, multirun=flags.multirun)
+    known = [own.get(word, word) for word in overrides if not word.startswith(("resume=", "hydra"))]
+    _compose(tuple(known), multirun=flags.multirun)
+
+
+@cache
+def _compose(overrides: tuple[str, ...], *, multirun: bool) -> None:
+    """As `check_overrides`; documents repeat themselves."""
+    check_overrides(list(overrides), multirun=multirun)
 
 
 def _check_script(words: list[str], block: Block) -> None:
