@@ -180,27 +180,55 @@ def _run(block: Block, namespace: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("desk")
 @pytest.mark.filterwarnings("ignore:.*Box observation space.*")
 @pytest.mark.filterwarnings("ignore:.*(render|deterministic).*")
 @pytest.mark.parametrize("document", sorted({block.document for block in RUN}), ids=_shown)
-def test_document_runs_from_top_to_bottom(document: Path, desk: Path) -> None:
+def test_document_runs_from_top_to_bottom(document: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in RUN:
         if block.document == document:
             _run(block, namespace)
-    assert desk.exists()
 
 
+@pytest.mark.usefixtures("desk")
 @pytest.mark.parametrize("block", NOT_RUN, ids=lambda block: block.place)
-def test_what_is_not_run_could_be(block: Block, desk: Path) -> None:
+def test_what_is_not_run_could_be(block: Block) -> None:
     assert len(block.reason.split()) > 1, f"{block.place} is not run, but does not say why"
     if block.language == "python":
         _check_python(block)
     else:
         for words in commands(block.code):
             _check_command(words, block)
-    assert desk.exists()
     pytest.skip(f"{block.place} is checked, but not run: {block.reason}")
+
+
+WRONG = {
+    "ambi trian": "No such command",
+    "ambi encode photo.png photo.ambi --qualty 3": "No such option",
+    "ambi export runs/a": "Missing",
+    "ambi encode photo.png photo.ambi -e 12": "less than or equal to 9",
+    "ambi runs campare runs/a": "Got unexpected extra argument",
+    "ambi train agent.learning_rte=1": "learning_rte",
+    "ambi train -m seed=1,2 agent=ppo,pppo": "pppo",
+    "ambi train -m hydra/launcher=slrum seed=1,2": "slrum",
+    "ambi study name=x study.trails=3": "trails",
+    "python scripts/bench_efforts.py PHOTOGRAPHS --evry 4": "has no --evry",
+    "python scripts/bench_effort.py PHOTOGRAPHS": "there is no scripts/bench_effort.py",
+    "make demo && make tset": "tset",
+    "pip install 'ambi-rl[trian]'": "trian",
+    "frobnicate photo.png | ambi info -": "frobnicate",
+}
+"""Commands that documents must not show, and a word of what is said about them."""
+
+
+@pytest.mark.usefixtures("desk")
+@pytest.mark.parametrize("line", WRONG)
+def test_mistakes_in_commands_are_noticed(line: str) -> None:
+    block = Block(README, 1, "bash", line, "not run", "it is wrong")
+    with pytest.raises(Exception, match=re.escape(WRONG[line])):
+        for words in commands(line):
+            _check_command(words, block)
 
 
 def test_every_mark_belongs_to_a_block() -> None:
