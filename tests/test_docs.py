@@ -198,8 +198,7 @@ def test_what_is_not_run_could_be(block: Block) -> None:
     if block.language == "python":
         _check_python(block)
     else:
-        for words in commands(block.code):
-            _check_command(words, block)
+        _check_commands(block)
     pytest.skip(f"{block.place} is checked, but not run: {block.reason}")
 
 
@@ -227,8 +226,7 @@ WRONG = {
 def test_mistakes_in_commands_are_noticed(line: str) -> None:
     block = Block(README, 1, "bash", line, "not run", "it is wrong")
     with pytest.raises(Exception, match=re.escape(WRONG[line])):
-        for words in commands(line):
-            _check_command(words, block)
+        _check_commands(block)
 
 
 def test_every_mark_belongs_to_a_block() -> None:
@@ -259,6 +257,11 @@ def commands(code: str) -> Iterator[list[str]]:
                 next(tokens)
             elif words or not re.fullmatch(r"\w+=.*", token):
                 words.append(token)
+
+
+def _check_commands(block: Block) -> None:
+    for words in commands(block.code):
+        _check_command(words, block)
 
 
 def _check_command(words: Sequence[str], block: Block) -> None:
