@@ -16,7 +16,6 @@ Filtering is outside the prediction loop and in float32: machines may differ by 
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ import numpy.typing as npt
 from ambi_rl.codec.convolve import Activations, Layer, convolve, make_layer
 from ambi_rl.codec.kernel.state import DISTORTION_WEIGHTS
 from ambi_rl.codec.quality import STEP_SCALE
+from ambi_rl.codec.threads import thread_count
 from ambi_rl.errors import BundleError
 
 Planes = npt.NDArray[np.int16]
@@ -280,7 +280,7 @@ def _for_each_tile(
             )
 
     tiles = _tiles(-(-height // factor), -(-width // factor))
-    threads = min(len(tiles), os.cpu_count() or 1)
+    threads = min(len(tiles), thread_count())
     if threads == 1:
         for tile in tiles:
             work(tile)

@@ -1,0 +1,167 @@
+"""manifest.jsonl: what was made of which source and how, one JSON object a line, the last word counts."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ambi_rl.corpus.plan import Job
+from ambi_rl.corpus.work import Outcome, Status
+from ambi_rl.errors import AmbiError, UsageError
+
+NAME = "manifest.jsonl"
+_CHUNK = 1 << 20
+
+
+def _hash_of(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+    """The last record of each output, by the output's name; none if there is no such file.
+
+    A last line without its end was cut short when its writer was killed, and does not count.
+
+    Raises:
+        UsageError: The file is something else.
+    """
+    records: dict[str, dict[str, Any]] = {}
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    break
+                if not line.strip():
+                    continue
+                try:
+                    record = json.loads(line)
+                    records[record["output"]] = record
+                except (ValueError, KeyError, TypeError):
+                    raise UsageError(
+                        f"line {number} of {path} is not a manifest's; move the file away"
+                    ) from None
+    except FileNotFoundError:
+        pass
+    return records
+
+
+class Known:
+    """What records say that is still true.
+
+    Args:
+        records: See `read_manifest`.
+        verify: Compare hashes of sources and outputs, where otherwise size and time of modification do.
+    """
+
+    def __init__(self, records: dict[str, dict[str, Any]], *, verify: bool = False) -> None:
+        self._records = records
+        self._verify = verify
+
+    def holds(self, job: Job, settings: dict[str, Any]) -> bool:
+        """Whether a job's target was made of its source, as it is now, with these settings, and is there.
+
+        Args:
+            job: The job.
+            settings: `EncodeSettings.facts()`.
+        """
+        record = self._records.get(job.output)
+        if record is None or record.get("status") != Status.DONE or record["path"] != job.name:
+            return False
+        if record["settings"] != settings:
+            return False
+        try:
+            return self._is_target(job, record) and self._is_source(job, record)
+        except OSError:
+            return False
+
+    def _is_target(self, job: Job, record: dict[str, Any]) -> bool:
+        if Path(job.target).stat().st_size != record["bytes"]:
+            return False
+        return not self._verify or _hash_of(job.target) == record["output_sha256"]
+
+    def _is_source(self, job: Job, record: dict[str, Any]) -> bool:
+        status = Path(job.source).stat()
+        if status.st_size != record["size"]:
+            return False
+        if status.st_mtime_ns == record["modified_ns"] and not self._verify:
+            return True
+        return _hash_of(job.source) == record["sha256"]
+
+
+class Manifest:
+    """The manifest of an output folder, to which one process at a time adds.
+
+    Args:
+        folder: The output folder; created if need be.
+
+    Attributes:
+        path: Of the file.
+        records: What it held when it was opened; see `read_manifest`.
+
+    Raises:
+        UsageError: Another process is adding to it, or the file is something else.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        folder.mkdir(parents=True, exist_ok=True)
+        # Appended to in one piece, a line is there as a whole or, after a crash, cut short at the end.
+        self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._handle)
+            raise UsageError(
+                f"another command is writing {self.path}; wait for it or choose another folder"
+            ) from None
+        try:
+            self.records = read_manifest(self.path)
+            self._end_line()
+        except BaseException:
+            os.close(self._handle)
+            raise
+
+    def __enter__(self) -> Manifest:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        os.close(self._handle)
+
+    def _end_line(self) -> None:
+        """Take away a line that was cut short, so that the next one is not added to it."""
+        size = end = os.fstat(self._handle).st_size
+        while end:
+            start = max(0, end - _CHUNK)
+            found = os.pread(self._handle, end - start, start).rfind(b"\n")
+            if found >= 0:
+                end = start + found + 1
+                break
+            end = start
+        if end != size:
+            os.ftruncate(self._handle, end)
+
+    def add(self, outcome: Outcome) -> None:
+        """Add a record.
+
+        Raises:
+            AmbiError: The disk is full or fails.
+        """
+        line = json.dumps(outcome.record(), ensure_ascii=True) + "\n"
+        try:
+            written = os.write(self._handle, line.encode())
+        except OSError as error:
+            raise AmbiError(f"{self.path} cannot be written: {error.strerror}") from error
+        if written != len(line):
+            self._end_line()
+            raise AmbiError(f"{self.path} cannot be written: No space left on device")
