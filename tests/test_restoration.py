@@ -111,7 +111,7 @@ def test_tiles_and_threads_do_not_show(
     tensors: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planes = noise(3, 75, 101)
-    monkeypatch.setattr(module.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(module, "thread_count", lambda: 1)
     whole = restore(planes, STEP, tensors)
     monkeypatch.setattr(module, "TILE_ROWS", 7)
     monkeypatch.setattr(module, "TILE_COLUMNS", 9)
@@ -119,7 +119,7 @@ def test_tiles_and_threads_do_not_show(
     # Sums are rounded in other groups of rows, which now and then decides a rounding.
     assert np.abs(tiled - whole).max() <= 1
     assert (tiled != whole).mean() < 0.001
-    monkeypatch.setattr(module.os, "cpu_count", lambda: 5)
+    monkeypatch.setattr(module, "thread_count", lambda: 5)
     assert np.array_equal(restore(planes, STEP, tensors), tiled)
 
 

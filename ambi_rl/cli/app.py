@@ -133,9 +133,9 @@ def encode(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="IN... [OUT]",
-            help="Picture (PNG, JPEG, WebP, TIFF…) and file to write, - for stdin and stdout; "
-            "with -o DIR pictures, folders and patterns.",
+            metavar="FILE",
+            help="IN OUT: a picture (PNG, JPEG, WebP, TIFF…) and the file to write, - for stdin and "
+            "stdout; or with -o DIR any number of pictures, folders and patterns.",
         ),
     ],
     output: OutputOption = None,
@@ -194,7 +194,8 @@ def encode(
     strip: Annotated[
         bool,
         typer.Option(
-            "--strip/--keep-metadata", help="Leave out ICC, EXIF and XMP; orientation stays."
+            "--strip/--keep-metadata",
+            help="Leave ICC, EXIF and XMP out, or keep them; orientation stays.",
         ),
     ] = False,
     no_restoration: Annotated[
@@ -312,10 +313,10 @@ def decode(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="IN... [OUT]",
-            help="ambi file and picture to write: .png .tif .webp (all lossless) .bmp .ppm .pgm, "
-            "or .jpg (quality 95); - for stdin, and for PNG on stdout; with -o DIR files, folders "
-            "and patterns.",
+            metavar="FILE",
+            help="IN OUT: an ambi file and the picture to write, .png .tif .webp (all lossless) .bmp "
+            ".ppm .pgm or .jpg (quality 95), - for stdin, and for PNG on stdout; or with -o DIR any "
+            "number of files, folders and patterns.",
         ),
     ],
     output: OutputOption = None,
@@ -343,7 +344,7 @@ def decode(
 
     \b
     ambi decode photo.ambi photo.png
-    ambi decode coded/ -o photos/ --format webp
+    ambi decode coded/ -o decoded/ --format webp
 
     The decoded planes are checked against the encoder's checksum. If the file was coded with another
     bundle than the default one, name it with -b or put it in a folder named by AMBI_BUNDLES.
@@ -388,11 +389,11 @@ def decode(
 def info(
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="FILE...", help="ambi files or bundles (.ambic); - for stdin."),
+        typer.Argument(metavar="FILE", help="ambi files or bundles (.ambic); - for stdin."),
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Print what files or bundles say about themselves, without decoding them."""
+    """Print what files or bundles say about themselves; nothing is decoded."""
     from ambi_rl.cli.info import info_command
 
     info_command(sources, as_json=as_json)

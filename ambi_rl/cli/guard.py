@@ -68,5 +68,7 @@ class DefaultGroup(TyperGroup):
             ctx: Typer's context.
             args: Of the command line.
         """
-        is_named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        named = (*self.commands, *ctx.help_option_names)
+        # A shell that completes the name has none yet.
+        is_named = args[0] in named if args else ctx.resilient_parsing
         return super().parse_args(ctx, args if is_named else ["list", *args])

@@ -77,6 +77,9 @@ def encode_corpus(
     with ExitStack() as stack:
         manifest = stack.enter_context(Manifest(plan.folder)) if manner.manifest else None
         known = None if manifest is None else Known(manifest.records, verify=manner.verify)
+        if manifest is not None:
+            # Only one command at a time has the manifest: what is there was left by a killed one.
+            remove_leftovers(plan.jobs)
         facts = settings.facts()
         left = []
         for job in plan.jobs:
@@ -87,9 +90,6 @@ def encode_corpus(
                 yield Outcome(job, status)
         if not left:
             return
-        if manifest is not None:
-            # Only one command at a time has the manifest: what is there was left by a killed one.
-            remove_leftovers(left)
         if manner.ray is None:
             writer = Writer(overwrite=manner.overwrite)
             outcomes = _on_threads(
