@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,8 +162,17 @@ def test_no_cluster_is_one_line(
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", fail)
     monkeypatch.setattr("ray.shutdown", lambda: None)
-    arguments = ["encode", str(photos), "-o", str(tmp_path / "out"), "--ray", "auto"]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 2
-    assert result.stderr.count("\n") == 1
-    assert "reached at auto: Could not find any running Ray instance" in result.stderr
+    with socket.socket() as bound:
+        # A port that is taken, at which nobody listens.
+        bound.bind(("127.0.0.1", 0))
+        nobody = f"127.0.0.1:{bound.getsockname()[1]}"
+        for address, why in (
+            ("auto", "Could not find any running Ray instance"),
+            (nobody, "[Errno 111] Connection refused"),
+        ):
+            arguments = ["encode", str(photos), "-o", str(tmp_path / "out"), "--ray", address]
+            result = CliRunner().invoke(app, arguments)
+            assert result.exit_code == 2
+            assert result.stderr.count("\n") == 1
+            assert f"reached at {address}: {why}; check --ray" in result.stderr
+            assert not (tmp_path / "out").exists()

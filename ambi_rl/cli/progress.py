@@ -115,6 +115,8 @@ class Reporter:
             }
             if outcome.status is Status.FAILED:
                 values |= {"error": outcome.error, "exit_code": outcome.exit_code}
+            if outcome.process:
+                values["process"] = outcome.process
             self._say(json.dumps(values | outcome.facts))
         elif self._quiet or (self._has_bar and not self._verbose):
             return

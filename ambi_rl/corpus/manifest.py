@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -71,13 +72,14 @@ class Known:
             settings: `EncodeSettings.facts()`.
         """
         record = self._records.get(job.output)
-        if record is None or record.get("status") != Status.DONE or record["path"] != job.name:
+        if record is None or record.get("status") != Status.DONE:
             return False
-        if record["settings"] != settings:
+        if (record.get("path"), record.get("settings")) != (job.name, settings):
             return False
         try:
             return self._is_target(job, record) and self._is_source(job, record)
-        except OSError:
+        except (OSError, KeyError):
+            # A file is missing, or a fact that another version did not record.
             return False
 
     def _is_target(self, job: Job, record: dict[str, Any]) -> bool:
@@ -120,6 +122,8 @@ class Manifest:
             raise UsageError(
                 f"another command is writing {self.path}; wait for it or choose another folder"
             ) from None
+        except OSError:
+            pass  # Some file systems of clusters have no locks.
         try:
             self.records = read_manifest(self.path)
             self._end_line()
@@ -136,6 +140,11 @@ class Manifest:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if os.fstat(self._handle).st_size == 0:
+            # Nothing came of it, as where no cluster answers.
+            self.path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.path.parent.rmdir()
         os.close(self._handle)
 
     def _end_line(self) -> None:

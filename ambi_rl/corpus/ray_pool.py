@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import os
+import socket
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, fields, replace
@@ -38,6 +39,8 @@ _MOST_ROWS = 20_000
 """Files of a Ray Data set; a corpus of more is done in several, so that the driver's memory is bounded."""
 _OBJECT_STORE = 100 << 20
 """Bytes of shared memory of a Ray that is started here; only paths and results go through it."""
+_PATIENCE = 10.0
+"""Seconds for a cluster to answer."""
 _BLOCK_BYTES = 1 << 20
 """What Ray Data reserves for a task's results."""
 
@@ -132,6 +135,29 @@ def _outcome(row: dict[str, Any]) -> Outcome:
     return Outcome(**values)
 
 
+def _unreachable(address: str, error: Exception) -> UsageError:
+    reason = str(error).splitlines()[0].split(". ")[0]
+    return UsageError(
+        f"no Ray cluster can be reached at {address}: {reason}; "
+        "check --ray, or start one with: ray start --head"
+    )
+
+
+def _check_address(address: str) -> None:
+    """Refuse HOST:PORT where nobody listens, to which Ray would try to connect for many minutes.
+
+    Raises:
+        UsageError: Nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if "/" in address or not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise _unreachable(address, error) from error
+
+
 @contextmanager
 def connected(cluster: Cluster) -> Iterator[None]:
     """Be connected to a cluster; leave it, or stop it, at the end.
@@ -143,6 +169,7 @@ def connected(cluster: Cluster) -> Iterator[None]:
         # By the caller, who will end it too.
         yield
         return
+    _check_address(cluster.address)
     options: dict[str, Any] = {"address": cluster.address}
     if cluster.address == LOCAL:
         workers = cluster.workers or max(1, available_cores() // cluster.threads)
@@ -154,10 +181,7 @@ def connected(cluster: Cluster) -> Iterator[None]:
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UsageError(
-            f"no Ray cluster can be reached at {cluster.address}: {str(error).splitlines()[0]}; "
-            "check --ray, or start one with: ray start --head"
-        ) from error
+        raise _unreachable(cluster.address, error) from error
     try:
         # Ray prints there what becomes of workers, in the midst of results.
         with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -66,7 +67,9 @@ class Outcome:
 
 
 def failed(job: Job, error: BaseException) -> Outcome:
-    """The outcome of a job that raised an exception."""
+    """The outcome of a job that raised an exception; with AMBI_DEBUG set, its traceback is printed."""
+    if os.environ.get("AMBI_DEBUG"):
+        traceback.print_exception(error)
     message, code = explain(error)
     return Outcome(job, Status.FAILED, error=message, exit_code=code, process=os.getpid())
 
