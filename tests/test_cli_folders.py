@@ -479,7 +479,7 @@ def test_the_number_of_threads_is_limited(
     planes = rng.integers(0, 1024, (3, 600, 1000), dtype=np.int16)
     assert thread_count() == available_cores()
     expected = restoration.restore(planes, 1000, default_bundle.restoration)
-    monkeypatch.setattr("ambi_rl.codec.restoration.ThreadPoolExecutor", None)
+    monkeypatch.setattr("ambi_rl.codec.threads.ThreadPoolExecutor", None)
     limit_threads(1)
     try:
         assert thread_count() == 1

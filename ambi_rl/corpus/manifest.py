@@ -6,10 +6,12 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ambi_rl.corpus.plan import Job
 from ambi_rl.corpus.work import Outcome, Status
@@ -24,44 +26,85 @@ def _hash_of(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """The last record of each output, by the output's name; none if there is no such file.
+class Made(NamedTuple):
+    """What is kept in memory of a record of a file that was made; see docs/cli.md."""
+
+    path: str
+    settings: str
+    size: int
+    modified_ns: int
+    sha256: str
+    bytes: int
+    output_sha256: str
+
+
+def _key(settings: Any) -> str:
+    """Settings as a text that equal ones share, also in memory."""
+    return sys.intern(json.dumps(settings, sort_keys=True))
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """All records in the order of their lines.
 
     A last line without its end was cut short when its writer was killed, and does not count.
 
     Raises:
         UsageError: The file is something else.
     """
-    records: dict[str, dict[str, Any]] = {}
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
-                    break
-                if not line.strip():
-                    continue
+                    return
                 try:
                     record = json.loads(line)
-                    records[record["output"]] = record
+                    record["output"], record["status"]
                 except (ValueError, KeyError, TypeError):
                     raise UsageError(
                         f"line {number} of {path} is not a manifest's; move the file away"
                     ) from None
+                yield record
     except FileNotFoundError:
-        pass
-    return records
+        return
+
+
+def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+    """The last record of each output, by the output's name; none if there is no such file.
+
+    Raises:
+        UsageError: The file is something else.
+    """
+    return {record["output"]: record for record in _records(path)}
+
+
+def read_made(path: Path) -> dict[str, Made]:
+    """What was made, by the output's name, as far as it is needed to know it again.
+
+    Raises:
+        UsageError: The file is something else.
+    """
+    made: dict[str, Made] = {}
+    for record in _records(path):
+        made.pop(record["output"], None)
+        if record["status"] != Status.DONE:
+            continue
+        # A record of another version, which lacks something, counts as none.
+        with suppress(KeyError):
+            facts = {name: record[name] for name in Made._fields}
+            made[record["output"]] = Made(**facts | {"settings": _key(record["settings"])})
+    return made
 
 
 class Known:
     """What records say that is still true.
 
     Args:
-        records: See `read_manifest`.
+        made: See `read_made`.
         verify: Compare hashes of sources and outputs, where otherwise size and time of modification do.
     """
 
-    def __init__(self, records: dict[str, dict[str, Any]], *, verify: bool = False) -> None:
-        self._records = records
+    def __init__(self, made: dict[str, Made], *, verify: bool = False) -> None:
+        self._made = made
         self._verify = verify
 
     def holds(self, job: Job, settings: dict[str, Any]) -> bool:
@@ -71,29 +114,26 @@ class Known:
             job: The job.
             settings: `EncodeSettings.facts()`.
         """
-        record = self._records.get(job.output)
-        if record is None or record.get("status") != Status.DONE:
-            return False
-        if (record.get("path"), record.get("settings")) != (job.name, settings):
+        made = self._made.get(job.output)
+        if made is None or (made.path, made.settings) != (job.name, _key(settings)):
             return False
         try:
-            return self._is_target(job, record) and self._is_source(job, record)
-        except (OSError, KeyError):
-            # A file is missing, or a fact that another version did not record.
+            return self._is_target(job, made) and self._is_source(job, made)
+        except OSError:
             return False
 
-    def _is_target(self, job: Job, record: dict[str, Any]) -> bool:
-        if Path(job.target).stat().st_size != record["bytes"]:
+    def _is_target(self, job: Job, made: Made) -> bool:
+        if Path(job.target).stat().st_size != made.bytes:
             return False
-        return not self._verify or _hash_of(job.target) == record["output_sha256"]
+        return not self._verify or _hash_of(job.target) == made.output_sha256
 
-    def _is_source(self, job: Job, record: dict[str, Any]) -> bool:
+    def _is_source(self, job: Job, made: Made) -> bool:
         status = Path(job.source).stat()
-        if status.st_size != record["size"]:
+        if status.st_size != made.size:
             return False
-        if status.st_mtime_ns == record["modified_ns"] and not self._verify:
+        if status.st_mtime_ns == made.modified_ns and not self._verify:
             return True
-        return _hash_of(job.source) == record["sha256"]
+        return _hash_of(job.source) == made.sha256
 
 
 class Manifest:
@@ -104,7 +144,7 @@ class Manifest:
 
     Attributes:
         path: Of the file.
-        records: What it held when it was opened; see `read_manifest`.
+        made: What it held when it was opened; see `read_made`.
 
     Raises:
         UsageError: Another process is adding to it, or the file is something else.
@@ -125,7 +165,7 @@ class Manifest:
         except OSError:
             pass  # Some file systems of clusters have no locks.
         try:
-            self.records = read_manifest(self.path)
+            self.made = read_made(self.path)
             self._end_line()
         except BaseException:
             os.close(self._handle)

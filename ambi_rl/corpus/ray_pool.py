@@ -111,7 +111,6 @@ def _encode_row(
     settings: dict[str, Any],
     bundle: tuple[str | None, str],
     threads: int,
-    overwrite: bool,
     tries: Any,
 ) -> dict[str, Any]:
     """Encode a file in a worker; a row is one text of JSON, for Arrow wants all rows of the same types."""
@@ -122,7 +121,7 @@ def _encode_row(
             raise AmbiError(f"the worker died over this file {_TRIES} times; is memory short?")
         _begin(threads)
         complete = EncodeSettings(bundle=_bundle(*bundle), **settings)
-        outcome = replace(encode_job(job, complete, Writer(overwrite=overwrite)), tries=count)
+        outcome = replace(encode_job(job, complete, Writer(overwrite=True)), tries=count)
     except Exception as error:
         outcome = failed(job, error)
     tries.end.remote(job.output)
@@ -214,21 +213,18 @@ def encode_on_cluster(
     settings: EncodeSettings,
     bundle: Path | None,
     cluster: Cluster,
-    *,
-    overwrite: bool,
 ) -> Generator[Outcome]:
     """Encode files with the workers of a cluster to which this process is `connected`.
 
     Only paths and results travel: the workers read and write the files themselves. A worker holds one file at
     a time. What a dying worker leaves is done again by another one; a file over which four workers died has
-    failed.
+    failed. Existing files are replaced, for a worker may have died just after writing one.
 
     Args:
         jobs: With absolute paths, valid on every node.
         settings: How.
         bundle: Path of the bundle, valid on every node; None for the default one.
         cluster: How many files at a time, and threads for each.
-        overwrite: Whether existing files are replaced.
 
     Yields:
         Outcomes, as they come.
@@ -241,7 +237,6 @@ def encode_on_cluster(
         },
         "bundle": (None if bundle is None else str(bundle), settings.bundle.id),
         "threads": cluster.threads,
-        "overwrite": overwrite,
         "tries": tries,
     }
     for start in range(0, len(jobs), _MOST_ROWS):

@@ -12,7 +12,7 @@ from typing import Any
 from ambi_rl.codec.threads import available_cores, limit_threads
 from ambi_rl.codec.warmup import Purpose, announce, ensure_compiled
 from ambi_rl.corpus.coding import DecodeSettings, EncodeSettings
-from ambi_rl.corpus.manifest import NAME, Known, Manifest, read_manifest
+from ambi_rl.corpus.manifest import NAME, Known, Manifest, read_made
 from ambi_rl.corpus.plan import Job, Plan
 from ambi_rl.corpus.pool import run_threads
 from ambi_rl.corpus.work import Outcome, Status, Work, Writer, decode_job, encode_job
@@ -52,7 +52,7 @@ def known_outputs(plan: Plan, manner: Manner) -> Known | None:
     """What the output folder's manifest says, without a claim on it; None where none is kept."""
     if not manner.manifest:
         return None
-    return Known(read_manifest(plan.folder / NAME), verify=manner.verify)
+    return Known(read_made(plan.folder / NAME), verify=manner.verify)
 
 
 def encode_corpus(
@@ -76,7 +76,7 @@ def encode_corpus(
     """
     with ExitStack() as stack:
         manifest = stack.enter_context(Manifest(plan.folder)) if manner.manifest else None
-        known = None if manifest is None else Known(manifest.records, verify=manner.verify)
+        known = None if manifest is None else Known(manifest.made, verify=manner.verify)
         if manifest is not None:
             # Only one command at a time has the manifest: what is there was left by a killed one.
             remove_leftovers(plan.jobs)
@@ -147,13 +147,11 @@ def _on_cluster(
     ]
     own = {job.output: job for job in jobs}
     cluster = Cluster(address, manner.jobs, manner.threads)
+    ensure_compiled("encode", report=announce)
     try:
         with connected(cluster):
-            ensure_compiled("encode", report=announce)
             path = None if bundle is None else bundle.absolute()
-            outcomes = encode_on_cluster(
-                absolute, settings, path, cluster, overwrite=manner.overwrite
-            )
+            outcomes = encode_on_cluster(absolute, settings, path, cluster)
             with closing(outcomes):
                 for outcome in outcomes:
                     yield replace(outcome, job=own[outcome.job.output])
