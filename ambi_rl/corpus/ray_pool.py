@@ -135,7 +135,7 @@ def _outcome(row: dict[str, Any]) -> Outcome:
 
 
 def _unreachable(address: str, error: Exception) -> UsageError:
-    reason = str(error).splitlines()[0].split(". ")[0]
+    reason = str(error).splitlines()[0].split(". ")[0].rstrip(".")
     return UsageError(
         f"no Ray cluster can be reached at {address}: {reason}; "
         "check --ray, or start one with: ray start --head"
