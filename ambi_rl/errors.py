@@ -1,5 +1,8 @@
 """Every exception that ambi-rl raises on purpose: one line that says what, where and how to mend it."""
 
+INTERNAL_ERROR = 70
+"""Exit code of what is no fault of the user's."""
+
 
 class AmbiError(Exception):
     """Base of all errors a user can cause; the command line prints one line and exits with `exit_code`."""
@@ -63,3 +66,22 @@ class NotFiniteError(AmbiError):
     """Training met a number that is nan or infinite (exit code 8)."""
 
     exit_code = 8
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """What to tell a user about an exception: one line, and the exit code it stands for."""
+    code = 1
+    if isinstance(error, AmbiError):
+        text, code = str(error), error.exit_code
+    elif isinstance(error, MemoryError):
+        text = "out of memory; take a smaller picture or a machine with more"
+    elif isinstance(error, OSError):
+        name = f"{error.filename}: " if error.filename else ""
+        text = f"{name}{error.strerror or error}"
+    else:
+        code = INTERNAL_ERROR
+        text = (
+            f"internal error, {type(error).__name__}: {error}; "
+            "please report it with the output of AMBI_DEBUG=1"
+        )
+    return " ".join(text.split()), code

@@ -246,7 +246,7 @@ def test_internal_errors_are_one_line_and_a_traceback_on_request(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr("ambi_rl.cli.coding.encode_image", fail)
+    monkeypatch.setattr("ambi_rl.corpus.coding.encode_image", fail)
     monkeypatch.delenv("AMBI_DEBUG", raising=False)
     result = run("encode", picture, tmp_path / "x")
     one_line(result, 70, "RuntimeError: two lines", "AMBI_DEBUG=1")
@@ -260,7 +260,7 @@ def test_running_out_of_memory_is_one_line(
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("ambi_rl.cli.coding.encode_image", fail)
+    monkeypatch.setattr("ambi_rl.corpus.coding.encode_image", fail)
     one_line(run("encode", picture, tmp_path / "x"), 1, "out of memory")
 
 

@@ -18,6 +18,9 @@ HEAVY = (
     "hydra",
     "omegaconf",
     "tensorboard",
+    "ray",
+    "pandas",
+    "pyarrow",
 )
 
 USE_CODEC = """
@@ -37,8 +40,16 @@ import importlib, json, pkgutil, sys
 import ambi_rl.codec
 for module in pkgutil.walk_packages(ambi_rl.codec.__path__, "ambi_rl.codec."):
     importlib.import_module(module.name)
-for name in ("app", "coding", "info", "streams", "guard"):
+for name in ("app", "arguments", "coding", "folders", "info", "progress", "streams", "guard"):
     importlib.import_module(f"ambi_rl.cli.{name}")
+print(json.dumps(sorted(sys.modules)))
+"""
+
+ENCODE_ONE = """
+import contextlib, json, sys
+from ambi_rl.cli.app import app
+with contextlib.suppress(SystemExit):
+    app(["encode", *sys.argv[1:], "-e", "0"])
 print(json.dumps(sorted(sys.modules)))
 """
 
@@ -72,6 +83,12 @@ def test_the_command_line_starts_without_the_compiler() -> None:
 def test_benchmarks_start_without_training_and_load_peers_when_they_run() -> None:
     optional = {"imagecodecs", "matplotlib", "pillow_heif", "plotly"}
     assert not modules_after(BENCHMARK) & {*HEAVY, *optional}
+
+
+def test_coding_one_file_imports_nothing_for_many(photograph: Image.Image, tmp_path: Path) -> None:
+    photograph.crop((0, 0, 40, 40)).save(tmp_path / "small.png")
+    names = modules_after(ENCODE_ONE, str(tmp_path / "small.png"), str(tmp_path / "small.ambi"))
+    assert not names & {*HEAVY, "rich"}
 
 
 @pytest.mark.parametrize("package", ["codec", "metrics"])

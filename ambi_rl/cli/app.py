@@ -17,7 +17,6 @@ from ambi_rl.errors import UsageError
 app = typer.Typer(
     name="ambi",
     cls=GuardedGroup,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     # Plain help and errors: quick to start, and readable in a pipe.
@@ -57,6 +56,17 @@ class CurveMetric(enum.StrEnum):
     MS_SSIM = "ms-ssim"
 
 
+class SuffixName(enum.StrEnum):
+    """What `decode --format` accepts."""
+
+    PNG = "png"
+    TIF = "tif"
+    WEBP = "webp"
+    BMP = "bmp"
+    PPM = "ppm"
+    JPG = "jpg"
+
+
 class MetricName(enum.StrEnum):
     """What `runs plot --metric` accepts."""
 
@@ -69,8 +79,35 @@ BundleOption = Annotated[
     Path | None,
     typer.Option("-b", "--bundle", metavar="FILE", help="Codec bundle (default: the one shipped)."),
 ]
+OutputOption = Annotated[
+    str | None,
+    typer.Option("-o", "--output", metavar="DIR|FILE", help="Folder for several files, or file."),
+]
+JobsOption = Annotated[
+    int | None,
+    typer.Option(
+        "-j",
+        "--jobs",
+        min=1,
+        metavar="N",
+        show_default="cores",
+        help="Files at a time; threads, if there is one file.",
+    ),
+]
 NoOverwriteOption = Annotated[
-    bool, typer.Option("--no-overwrite", help="Fail if OUT exists instead of replacing it.")
+    bool,
+    typer.Option(
+        "--no-overwrite", help="Fail if OUT exists instead of replacing it; with -o DIR, skip it."
+    ),
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="With -o DIR: only say what would be written.")
+]
+JsonLinesOption = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON, one line for each file.")
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", help="Print nothing but errors (and --json).")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 ReportImagesOption = Annotated[
@@ -95,6 +132,8 @@ ReportSizeOption = Annotated[
         show_default="40",
     ),
 ]
+
+
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print more.")]
 
 
@@ -118,16 +157,22 @@ def _ambi(
     \b
     ambi encode photo.png photo.ambi -q 75
     ambi decode photo.ambi photo.png
+    ambi encode photos/ -o coded/ -j 4
     ambi info photo.ambi
     """  # noqa: D301 - the control character tells Typer to keep the lines
 
 
 @app.command(epilog=EXIT_CODES)
 def encode(
-    source: Annotated[
-        str, typer.Argument(metavar="IN", help="Picture (PNG, JPEG, WebP, TIFF…); - for stdin.")
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE",
+            help="IN OUT: a picture (PNG, JPEG, WebP, TIFF…) and the file to write, - for stdin and "
+            "stdout; or with -o DIR any number of pictures, folders and patterns.",
+        ),
     ],
-    target: Annotated[str, typer.Argument(metavar="OUT", help="File to write; - for stdout.")],
+    output: OutputOption = None,
     quality: Annotated[
         float | None,
         typer.Option(
@@ -178,9 +223,14 @@ def encode(
         StrategistName | None,
         typer.Option(help="Who decides, instead of the one that the effort stands for."),
     ] = None,
+    jobs: JobsOption = None,
     no_overwrite: NoOverwriteOption = False,
     strip: Annotated[
-        bool, typer.Option("--strip", help="Leave out ICC, EXIF and XMP; orientation stays.")
+        bool,
+        typer.Option(
+            "--strip/--keep-metadata",
+            help="Leave ICC, EXIF and XMP out, or keep them; orientation stays.",
+        ),
     ] = False,
     no_restoration: Annotated[
         bool,
@@ -188,90 +238,207 @@ def encode(
             "--no-restoration", help="Decoders shall not filter the picture, though the bundle can."
         ),
     ] = False,
-    as_json: JsonOption = False,
+    no_tiles: Annotated[
+        bool,
+        typer.Option(
+            "--no-tiles",
+            help="Code a picture of 4 Mpixel or more in one piece: a little smaller, on one core.",
+        ),
+    ] = False,
+    full_names: Annotated[
+        bool, typer.Option("--full-names", help="With -o DIR: a.png becomes a.png.ambi.")
+    ] = False,
+    dry_run: DryRunOption = False,
+    manifest: Annotated[
+        bool,
+        typer.Option(
+            "--manifest",
+            help="With -o DIR: keep DIR/manifest.jsonl, and do only what it lacks or what has changed.",
+        ),
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="With a manifest: compare hashes, not only size and time."),
+    ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="With -o DIR: work on a Ray cluster, with a manifest; "
+            "local starts one, auto joins this machine's.",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, metavar="N", help="With --ray: of each worker; 1."),
+    ] = None,
+    as_json: JsonLinesOption = False,
+    quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Encode a picture.
+    """Encode a picture, or many.
+
+    \b
+    ambi encode photo.png photo.ambi
+    ambi encode photo.png - -q 90 > photo.ambi
+    ambi encode *.png -o coded/
+    ambi encode photos/ -o coded/ -j 4         the whole tree; what is no picture is skipped
+    ambi encode 'photos/**/*.jpg' -o coded/
+    ambi encode photos/ -o coded/ --ray auto   on a Ray cluster with shared storage
 
     Gray, RGB and palette pictures with or without transparency, up to 16384 x 16384. Transparency is
     coded without loss. Pixels are never rotated; ICC profile, EXIF and XMP are kept. 16-bit, CMYK and
     animated pictures are refused. The first run after installation compiles the codec (about a minute).
     A target is met by a search over quality, which takes about six times as long as one encode.
-    """
-    from ambi_rl.cli.coding import encode_command
+    """  # noqa: D301 - the control character tells Typer to keep the lines
+    from ambi_rl.cli.arguments import OneFile, check_options, sort_out
 
-    encode_command(
-        source,
-        target,
-        quality=quality,
-        target_size=target_size,
-        target_bpp=target_bpp,
-        target_psnr=target_psnr,
-        effort=effort,
-        bundle=bundle,
-        strategist=None if strategist is None else strategist.value,
-        overwrite=not no_overwrite,
-        strip=strip,
-        restoration=not no_restoration,
+    files = sort_out(inputs, output, (".ambi",))
+    check_options(
+        files,
+        {"--full-names": full_names, "--dry-run": dry_run, "--manifest": manifest, "--ray": ray},
+        needs_ray={"--threads": threads},
+        needs_manifest={"--verify": verify},
+        quiet=quiet,
+        verbose=verbose,
+    )
+    options = {
+        "quality": quality,
+        "target_size": target_size,
+        "target_bpp": target_bpp,
+        "target_psnr": target_psnr,
+        "effort": effort,
+        "bundle": bundle,
+        "strategist": None if strategist is None else strategist.value,
+        "strip": strip,
+        "restoration": not no_restoration,
+        "tiles": not no_tiles,
+    }
+    if isinstance(files, OneFile):
+        from ambi_rl.cli.coding import encode_command
+
+        encode_command(
+            *files,
+            options=options,
+            overwrite=not no_overwrite,
+            threads=jobs,
+            as_json=as_json,
+            quiet=quiet,
+            verbose=verbose,
+        )
+        return
+    from ambi_rl.cli.folders import encode_folder
+    from ambi_rl.corpus.run import Manner
+
+    encode_folder(
+        files,
+        options=options,
+        manner=Manner(
+            jobs=jobs,
+            overwrite=not no_overwrite,
+            manifest=manifest or ray is not None,
+            verify=verify,
+            ray=ray,
+            threads=threads or 1,
+        ),
+        full_names=full_names,
+        dry_run=dry_run,
         as_json=as_json,
+        quiet=quiet,
         verbose=verbose,
     )
 
 
 @app.command(epilog=EXIT_CODES)
 def decode(
-    source: Annotated[str, typer.Argument(metavar="IN", help="ambi file; - for stdin.")],
-    target: Annotated[
-        str,
+    inputs: Annotated[
+        list[str],
         typer.Argument(
-            metavar="OUT",
-            help="Picture to write: .png .tif .webp (all lossless) .bmp .ppm .pgm, "
-            "or .jpg (quality 95); - for PNG on stdout.",
+            metavar="FILE",
+            help="IN OUT: an ambi file and the picture to write, .png .tif .webp (all lossless) .bmp "
+            ".ppm .pgm or .jpg (quality 95), - for stdin, and for PNG on stdout; or with -o DIR any "
+            "number of files, folders and patterns.",
         ),
     ],
+    output: OutputOption = None,
     bundle: BundleOption = None,
     max_pixels: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Refuse pictures of more pixels than this."),
     ] = None,
+    suffix: Annotated[
+        SuffixName | None,
+        typer.Option("--format", help="With -o DIR: what pictures to write.", show_default="png"),
+    ] = None,
+    jobs: JobsOption = None,
     no_overwrite: NoOverwriteOption = False,
     no_restoration: Annotated[
         bool,
         typer.Option("--no-restoration", help="Leave out the filter after decoding."),
     ] = False,
-    as_json: JsonOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonLinesOption = False,
+    quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Decode a file to a picture.
+    """Decode a file to a picture, or many.
+
+    \b
+    ambi decode photo.ambi photo.png
+    ambi decode coded/ -o decoded/ --format webp
 
     The decoded planes are checked against the encoder's checksum. If the file was coded with another
     bundle than the default one, name it with -b or put it in a folder named by AMBI_BUNDLES.
-    """
-    from ambi_rl.cli.coding import decode_command
+    """  # noqa: D301 - the control character tells Typer to keep the lines
+    from ambi_rl.cli.arguments import WRITTEN_SUFFIXES, OneFile, check_options, sort_out
 
-    decode_command(
-        source,
-        target,
+    files = sort_out(inputs, output, WRITTEN_SUFFIXES)
+    check_options(files, {"--format": suffix, "--dry-run": dry_run}, quiet=quiet, verbose=verbose)
+    if isinstance(files, OneFile):
+        from ambi_rl.cli.coding import decode_command
+
+        decode_command(
+            *files,
+            bundle=bundle,
+            max_pixels=max_pixels,
+            restoration=not no_restoration,
+            overwrite=not no_overwrite,
+            threads=jobs,
+            as_json=as_json,
+            quiet=quiet,
+            verbose=verbose,
+        )
+        return
+    from ambi_rl.cli.folders import decode_folder
+    from ambi_rl.corpus.run import Manner
+
+    decode_folder(
+        files,
         bundle=bundle,
         max_pixels=max_pixels,
-        overwrite=not no_overwrite,
         restoration=not no_restoration,
+        suffix="png" if suffix is None else suffix.value,
+        manner=Manner(jobs=jobs, overwrite=not no_overwrite),
+        dry_run=dry_run,
         as_json=as_json,
+        quiet=quiet,
         verbose=verbose,
     )
 
 
 @app.command(epilog=EXIT_CODES)
 def info(
-    source: Annotated[
-        str, typer.Argument(metavar="FILE", help="ambi file or bundle (.ambic); - for stdin.")
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE", help="ambi files or bundles (.ambic); - for stdin."),
     ],
-    as_json: JsonOption = False,
+    as_json: JsonLinesOption = False,
 ) -> None:
-    """Print what a file or a bundle says about itself, without decoding it."""
+    """Print what files or bundles say about themselves; nothing is decoded."""
     from ambi_rl.cli.info import info_command
 
-    info_command(source, as_json=as_json)
+    info_command(sources, as_json=as_json)
 
 
 _EXTRAS = dict.fromkeys(_TRAIN_MODULES, "train") | {"matplotlib": "study", "optuna": "study"}

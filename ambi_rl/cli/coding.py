@@ -1,15 +1,11 @@
-"""`ambi encode` and `ambi decode`."""
+"""`ambi encode` and `ambi decode` of one file."""
 
 from __future__ import annotations
 
-import math
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from ambi_rl.cli.streams import (
     STANDARD,
@@ -18,16 +14,24 @@ from ambi_rl.cli.streams import (
     read_input,
     write_output,
 )
-from ambi_rl.codec.api import DEFAULT_QUALITY, decode_image, encode_image, resolve_bundle
+from ambi_rl.codec.api import DEFAULT_QUALITY, resolve_bundle
 from ambi_rl.codec.container import MAX_PIXELS
-from ambi_rl.codec.image_io import (
-    format_of_suffix,
-    image_to_bytes,
-    open_image,
+from ambi_rl.codec.image_io import format_of_suffix
+from ambi_rl.codec.target import Attempt, Target, make_target, parse_size
+from ambi_rl.codec.threads import limit_threads
+from ambi_rl.codec.warmup import announce
+from ambi_rl.corpus.coding import (
+    DecodeSettings,
+    EncodeSettings,
+    decode_bytes,
+    decode_details,
+    decode_text,
+    encode_bytes,
+    encode_details,
+    encode_text,
 )
-from ambi_rl.codec.quality import STEP_SCALE
-from ambi_rl.codec.target import Attempt, Target, encode_to_target, make_target, parse_size
-from ambi_rl.codec.warmup import announce, ensure_compiled
+from ambi_rl.corpus.plan import PICTURE_SUFFIXES
+from ambi_rl.errors import UsageError
 
 
 def _shown(name: str, standard: str) -> str:
@@ -51,9 +55,7 @@ def _progress(target: Target) -> Callable[[Attempt], None]:
     return report
 
 
-def encode_command(
-    source: str,
-    target: str,
+def encode_settings(
     *,
     quality: float | None,
     target_size: str | None,
@@ -62,10 +64,69 @@ def encode_command(
     effort: int,
     bundle: Path | None,
     strategist: str | None,
-    overwrite: bool,
     strip: bool,
     restoration: bool,
+    tiles: bool,
+) -> EncodeSettings:
+    """What the options of `ambi encode` ask for.
+
+    Args:
+        quality: 1…100; the default quality if None and there is no target.
+        target_size: Bytes that a file may have, with or without a unit.
+        target_bpp: Bits per pixel that a file may have.
+        target_psnr: PSNR in dB that a decoded picture should reach.
+        effort: 0…9.
+        bundle: Bundle file; the default bundle if None.
+        strategist: Name of a strategist; the effort's if None.
+        strip: Leave out ICC, EXIF and XMP.
+        restoration: Have the picture filtered after decoding if the bundle can.
+        tiles: Divide a large picture.
+
+    Raises:
+        UsageError: Options exclude each other or are out of range.
+        BundleError: The bundle cannot be used.
+    """
+    target = make_target(
+        quality=quality,
+        size=None if target_size is None else parse_size(target_size),
+        bpp=target_bpp,
+        psnr=target_psnr,
+    )
+    return EncodeSettings(
+        bundle=resolve_bundle(bundle),
+        quality=DEFAULT_QUALITY if quality is None else quality,
+        target=target,
+        effort=effort,
+        strategist=strategist,
+        strip=strip,
+        restoration=restoration,
+        tiles=tiles,
+    )
+
+
+def _check_no_picture(target: str) -> None:
+    """Refuse to encode over a picture: a pattern that the shell made two names of looks like IN OUT.
+
+    Raises:
+        UsageError: There is a picture of that name.
+    """
+    path = Path(target)
+    if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
+        raise UsageError(
+            f"{target} is a picture and would be overwritten; to encode several pictures, name a "
+            "folder with -o"
+        )
+
+
+def encode_command(
+    source: str,
+    target: str,
+    *,
+    options: dict[str, Any],
+    overwrite: bool,
+    threads: int | None,
     as_json: bool,
+    quiet: bool,
     verbose: bool,
 ) -> None:
     """Encode a picture file to an ambi file and say how it went.
@@ -73,97 +134,33 @@ def encode_command(
     Args:
         source: Picture file, or `-`.
         target: File to write, or `-`.
-        quality: 1…100; the default quality if None and there is no target.
-        target_size: Bytes that the file may have, with or without a unit.
-        target_bpp: Bits per pixel that the file may have.
-        target_psnr: PSNR in dB that the decoded picture should reach.
-        effort: 0…9.
-        bundle: Bundle file; the default bundle if None.
-        strategist: Name of a strategist; the effort's if None.
+        options: Arguments of `encode_settings`.
         overwrite: Replace an existing target.
-        strip: Leave out ICC, EXIF and XMP.
-        restoration: Have the picture filtered after decoding if the bundle can.
+        threads: That may work on the picture; None for as many as there are cores.
         as_json: Print the result as JSON.
+        quiet: Print nothing else.
         verbose: Print what the file consists of.
     """
-    asked = make_target(
-        quality=quality,
-        size=None if target_size is None else parse_size(target_size),
-        bpp=target_bpp,
-        psnr=target_psnr,
-    )
-    check_output(source, target, overwrite=overwrite)
-    # The format's own limit holds here, not Pillow's, which is lower: the user named the file.
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-    codec = resolve_bundle(bundle)
+    if target != STANDARD:
+        check_output(source, target, overwrite=overwrite)
+        _check_no_picture(target)
+    settings = encode_settings(**options)
     data = read_input(source)
-    image = open_image(data, _shown(source, "stdin"))
-    ensure_compiled("encode", report=announce)
-    start = time.perf_counter()
-    attempts = 1
-    if asked is None:
-        encoded = encode_image(
-            image,
-            quality=DEFAULT_QUALITY if quality is None else quality,
-            effort=effort,
-            bundle=codec,
-            strategist=strategist,
-            strip=strip,
-            restoration=None if restoration else False,
-        )
-    else:
-        found = encode_to_target(
-            image,
-            asked,
-            effort=effort,
-            bundle=codec,
-            strategist=strategist,
-            strip=strip,
-            restoration=None if restoration else False,
-            report=_progress(asked),
-        )
-        encoded, attempts = found.encoded, len(found.attempts)
-    seconds = time.perf_counter() - start
-    write_output(target, encoded.data, overwrite=overwrite)
-
-    container = encoded.container
-    psnr = encoded.psnr()
-    size = len(encoded.data)
-    values: dict[str, Any] = {
-        "input": _shown(source, "stdin"),
-        "output": _shown(target, "stdout"),
-        "width": container.width,
-        "height": container.height,
-        "input_bytes": len(data),
-        "bytes": size,
-        "bpp": round(8 * size / (container.width * container.height), 4),
-        "psnr": round(psnr, 3) if math.isfinite(psnr) else None,
-        "seconds": round(seconds, 3),
-        "quality": container.quality,
-        "attempts": attempts,
-        "step": container.step / STEP_SCALE,
-        "strategist": encoded.strategist.name,
-        "restoration": container.restoration.name.lower(),
-        "bundle_id": container.bundle_id,
-        "blocks": len(encoded.frame.decisions),
-        "sections": {kind.name.lower(): len(p) for kind, p in container.sections.items()},
-    }
-    quality_text = "lossless" if values["psnr"] is None else f"{values['psnr']:.2f} dB"
+    limit_threads(threads)
+    aim = settings.target
+    report = (lambda attempt: None) if aim is None or quiet else _progress(aim)
+    result = encode_bytes(data, _shown(source, "stdin"), settings, report)
+    write_output(target, result.data, overwrite=overwrite)
+    names = {"input": _shown(source, "stdin"), "output": _shown(target, "stdout")}
+    facts = result.facts
     text = (
-        f"{values['input']} {container.width}x{container.height} -> {values['output']}: "
-        f"{size:,} bytes, {values['bpp']:.3f} bpp, PSNR {quality_text}, {seconds:.2f} s"
+        f"{names['input']} {facts['width']}x{facts['height']} -> {names['output']}: "
+        f"{encode_text(facts, to_target=aim is not None)}"
     )
-    if asked is not None:
-        text += f", quality {container.quality:g} after {attempts} encodes"
     if verbose:
-        sections = ", ".join(f"{name} {length:,}" for name, length in values["sections"].items())
-        text += (
-            f"\nstrategist {values['strategist']}, quality {container.quality:g}, "
-            f"step {values['step']:g}, {values['blocks']:,} blocks, "
-            f"restoration {values['restoration']}, bundle {container.bundle_id}"
-            f"\nsections (bytes): {sections}"
-        )
-    print_result(target, text, values, as_json=as_json)
+        text += f"\n{encode_details(facts)}"
+    if as_json or not quiet:
+        print_result(target, text, names | facts, as_json=as_json)
 
 
 def decode_command(
@@ -172,9 +169,11 @@ def decode_command(
     *,
     bundle: Path | None,
     max_pixels: int | None,
-    overwrite: bool,
     restoration: bool,
+    overwrite: bool,
+    threads: int | None,
     as_json: bool,
+    quiet: bool,
     verbose: bool,
 ) -> None:
     """Decode an ambi file to a picture file and say how it went.
@@ -184,39 +183,28 @@ def decode_command(
         target: Picture to write, its format by its ending, or `-` for PNG on stdout.
         bundle: Bundle file to try first.
         max_pixels: Refuse larger pictures; the format's limit if None.
-        overwrite: Replace an existing target.
         restoration: Filter the picture where the file asks for it.
+        overwrite: Replace an existing target.
+        threads: That may work on the picture; None for as many as there are cores.
         as_json: Print the result as JSON.
+        quiet: Print nothing else.
         verbose: Print the picture's mode and metadata.
     """
     image_format = "PNG" if target == STANDARD else format_of_suffix(Path(target).suffix)
     check_output(source, target, overwrite=overwrite)
-    explicit = None if bundle is None else resolve_bundle(bundle)
-    data = read_input(source)
-    ensure_compiled("decode", report=announce)
-    start = time.perf_counter()
-    image = decode_image(
-        data,
-        bundle=explicit,
+    settings = DecodeSettings(
+        bundle=None if bundle is None else resolve_bundle(bundle),
         max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
         restoration=restoration,
+        image_format=image_format,
     )
-    seconds = time.perf_counter() - start
-    write_output(target, image_to_bytes(image, image_format), overwrite=overwrite)
-    values: dict[str, Any] = {
-        "input": _shown(source, "stdin"),
-        "output": _shown(target, "stdout"),
-        "width": image.width,
-        "height": image.height,
-        "mode": image.mode,
-        "format": image_format,
-        "seconds": round(seconds, 3),
-        "metadata": sorted(image.info),
-    }
-    text = (
-        f"{values['input']} -> {values['output']}: {image.width}x{image.height} {image.mode}, "
-        f"{seconds:.2f} s"
-    )
+    data = read_input(source)
+    limit_threads(threads)
+    result = decode_bytes(data, settings)
+    write_output(target, result.data, overwrite=overwrite)
+    names = {"input": _shown(source, "stdin"), "output": _shown(target, "stdout")}
+    text = f"{names['input']} -> {names['output']}: {decode_text(result.facts)}"
     if verbose:
-        text += f"\n{image_format}, metadata: {', '.join(values['metadata']) or 'none'}"
-    print_result(target, text, values, as_json=as_json)
+        text += f"\n{decode_details(result.facts)}"
+    if as_json or not quiet:
+        print_result(target, text, names | result.facts, as_json=as_json)

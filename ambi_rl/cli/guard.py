@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Any, NoReturn
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from ambi_rl.errors import AmbiError
+from ambi_rl.errors import explain
 
 DEBUG_VARIABLE = "AMBI_DEBUG"
-INTERNAL_ERROR = 70
+SOME_FAILED = 9
+INTERRUPTED = 130
 
 EXIT_CODES = """Exit codes:
 
@@ -26,17 +27,12 @@ EXIT_CODES = """Exit codes:
   6    the file's bundle is not at hand
   7    the bundle cannot be used
   8    training met a number that is not finite
+  9    some of several files failed; the others are done
   70   a mistake in ambi-rl itself
   130  interrupted
 
 AMBI_DEBUG=1 shows the traceback of an error. AMBI_BUNDLES names folders in which bundles (*.ambic)
 are looked for, separated like PATH."""
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    line = " ".join(message.split())
-    typer.echo(f"ambi: {line}", err=True)
-    raise typer.Exit(code)
 
 
 class GuardedGroup(TyperGroup):
@@ -57,18 +53,9 @@ class GuardedGroup(TyperGroup):
             is_reported = hasattr(error, "show") or getattr(error, "errno", None) == errno.EPIPE
             if is_reported or os.environ.get(DEBUG_VARIABLE):
                 raise
-            if isinstance(error, AmbiError):
-                _fail(str(error), error.exit_code)
-            if isinstance(error, MemoryError):
-                _fail("out of memory; take a smaller picture or a machine with more", 1)
-            if isinstance(error, OSError):
-                name = f"{error.filename}: " if error.filename else ""
-                _fail(f"{name}{error.strerror or error}", 1)
-            _fail(
-                f"internal error, {type(error).__name__}: {error}; "
-                f"please report it with the output of {DEBUG_VARIABLE}=1",
-                INTERNAL_ERROR,
-            )
+            message, code = explain(error)
+            typer.echo(f"ambi: {message}", err=True)
+            raise typer.Exit(code) from None
 
 
 class DefaultGroup(TyperGroup):
@@ -81,5 +68,7 @@ class DefaultGroup(TyperGroup):
             ctx: Typer's context.
             args: Of the command line.
         """
-        is_named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        named = (*self.commands, *ctx.help_option_names)
+        # A shell that completes the name has none yet.
+        is_named = args[0] in named if args else ctx.resilient_parsing
         return super().parse_args(ctx, args if is_named else ["list", *args])

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from ambi_rl.cli.guard import SOME_FAILED
 from ambi_rl.cli.streams import read_input
 from ambi_rl.codec.bundle import SUFFIX, Bundle, parse_bundle
 from ambi_rl.codec.container import FORMAT_VERSION, MAGIC, Section, read_container
 from ambi_rl.codec.quality import STEP_SCALE
-from ambi_rl.errors import BundleError, NotAmbiFileError
+from ambi_rl.errors import AmbiError, BundleError, NotAmbiFileError, explain
 
 _MOST_SHOWN, _FEW_SHOWN = 64, 3
 """Longer lists than the first are cut to the second where a person reads them."""
@@ -96,13 +98,32 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
     return lines
 
 
-def info_command(source: str, *, as_json: bool) -> None:
-    """Print the facts of a file or a bundle.
+def info_command(sources: Sequence[str], *, as_json: bool) -> None:
+    """Print the facts of files and bundles; of several one after the other, as JSON one object a line.
 
     Raises:
-        NotAmbiFileError: it is neither.
-        CorruptFileError: it is a damaged file.
-        BundleError: it is a bundle that cannot be used.
+        NotAmbiFileError: the only one is neither.
+        CorruptFileError: the only one is a damaged file.
+        BundleError: the only one is a bundle that cannot be used.
+        Exit: With 9 if some of several are.
     """
-    facts = _facts(source)
-    typer.echo(json.dumps(facts, indent=2) if as_json else "\n".join(_lines(facts)))
+    if len(sources) == 1:
+        facts = _facts(sources[0])
+        typer.echo(json.dumps(facts, indent=2) if as_json else "\n".join(_lines(facts)))
+        return
+    errors = []
+    for number, source in enumerate(sources):
+        try:
+            facts = _facts(source)
+        except (AmbiError, OSError) as error:
+            message = explain(error)[0]
+            errors.append(message if source in message else f"{source}: {message}")
+            continue
+        if as_json:
+            typer.echo(json.dumps({"file": source} | facts))
+        else:
+            typer.echo("\n".join([*[""][: number > 0], source, *_lines(facts, "  ")]))
+    for message in errors:
+        typer.echo(f"ambi: {message}", err=True)
+    if errors:
+        raise typer.Exit(SOME_FAILED)

@@ -80,6 +80,12 @@ class Bundle:
         return self._digest(self.entropy | filters)
 
     @cached_property
+    def encoder_id(self) -> str:
+        """16 hexadecimal digits over what an encoded file depends on: `id`, the policy and λ."""
+        text = f"{self.id} {self._digest(self.policy)} {self.manifest['lambda_scale']!r}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @cached_property
     def planes_id(self) -> str:
         """16 hexadecimal digits over what planes before restoration depend on."""
         return self._digest(self.entropy)
