@@ -81,6 +81,9 @@ def test_the_id_covers_exactly_what_decoding_depends_on(plain_bundle: Bundle) ->
         with_changes(plain_bundle, lambda_scale=0.2),
     ]
     assert {bundle.id for bundle in same} == {plain_bundle.id}
+    # What is encoded depends on the policy and λ as well, but not on what the manifest tells.
+    assert len({bundle.encoder_id for bundle in [*same, plain_bundle]}) == 3
+    assert same[1].encoder_id == plain_bundle.encoder_id
     counters = plain_bundle.entropy["counters"].copy()
     counters[-1] += 1
     different = [

@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 
 import ambi_rl
 from ambi_rl.cli.app import app
-from ambi_rl.codec import restoration
+from ambi_rl.codec import restoration, tiles
 from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.threads import available_cores, limit_threads, thread_count
 from ambi_rl.corpus.manifest import NAME, read_manifest
@@ -77,6 +77,21 @@ def coded(photos: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "coded"
     assert run("encode", photos, "-o", folder, *FAST, "--manifest").exit_code == 0
     return folder
+
+
+def test_large_pictures_are_divided_unless_told_not_to(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "TILED_PIXELS", 1000)
+    monkeypatch.setattr(tiles, "TYPICAL_SIDE", tiles.MIN_SIDE // 2)
+    large = tmp_path / "large.png"
+    Image.open(photos / "a.png").resize((300, 40)).save(large)
+    for number, (options, section) in enumerate((((), "tiles"), (("--no-tiles",), "picture"))):
+        alone, out = tmp_path / f"{number}.ambi", tmp_path / f"out-{number}"
+        result = run("encode", large, alone, *FAST, "--json", *options)
+        assert section in lines(result)[0]["sections"]
+        assert run("encode", large, "-o", out, *FAST, "--manifest", *options).exit_code == 0
+        assert (out / "large.ambi").read_bytes() == alone.read_bytes()
 
 
 def test_a_folder_keeps_its_tree(photos: Path, tmp_path: Path) -> None:
