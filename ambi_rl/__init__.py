@@ -28,6 +28,7 @@ def encode(
     target_bpp: float | None = None,
     target_psnr: float | None = None,
     restoration: bool | None = None,
+    tiles: bool = True,
 ) -> bytes:
     """Encode a picture.
 
@@ -50,6 +51,9 @@ def encode(
             with the smallest file.
         restoration: Have decoders filter the picture with the bundle's learned filter (True), or not
             (False); if None, they do where the bundle has one and, from effort 7 on, it lowers the error.
+        tiles: Divide a picture of 4 million pixels or more into tiles of about one million, which are coded
+            and decoded on all cores (or as many as the environment variable AMBI_THREADS says). In one
+            piece (False) its file is a little smaller.
 
     Returns:
         The file's bytes.
@@ -77,6 +81,7 @@ def encode(
             strategist=strategist,
             strip=strip,
             restoration=restoration,
+            tiles=tiles,
         ).encoded.data
     return encode_image(
         image,
@@ -86,6 +91,7 @@ def encode(
         strategist=strategist,
         strip=strip,
         restoration=restoration,
+        tiles=tiles,
     ).data
 
 

@@ -11,10 +11,12 @@ import numpy as np
 from PIL import Image
 
 import ambi_rl
+from ambi_rl.codec.api import encode_prepared, prepare_image
 from ambi_rl.codec.bundle import Bundle, make_manifest
 from ambi_rl.codec.context import DEFAULT_LAMBDA_SCALE, DEFAULT_OFFSETS, DEFAULT_STRATEGIES
 from ambi_rl.codec.entropy.model import untrained
 from ambi_rl.codec.strategists import Strategist, for_search
+from ambi_rl.codec.tiles import MIN_SIDE, TileGrid
 
 FOLDER = Path(__file__).parent.parent / "tests" / "golden"
 PHOTOGRAPHS = Path(ambi_rl.__file__).parent / "data" / "photographs"
@@ -64,14 +66,35 @@ def pictures() -> dict[str, tuple[Image.Image, float, Strategist]]:
     }
 
 
+def tiled() -> bytes:
+    """The file of a picture in four tiles; pictures this small usually are not divided."""
+    with Image.open(sorted(PHOTOGRAPHS.glob("*.webp"))[1]) as photograph:
+        image = photograph.convert("RGB").crop((40, 20, 340, 310))
+    prepared = prepare_image(image)
+    grid = TileGrid(image.height, image.width, MIN_SIDE, MIN_SIDE)
+    encoded = encode_prepared(
+        prepared, quality=8, bundle=golden_bundle(), strategist=for_search(5), grid=grid
+    )
+    return encoded.data
+
+
 def main() -> None:
-    """Encode the golden pictures and note what they decode to."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    """Encode the golden pictures, or those that are named, and note what they decode to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="which to write; the others stay (default: all)")
+    names = parser.parse_args().names
     FOLDER.mkdir(parents=True, exist_ok=True)
     bundle = golden_bundle()
-    facts = {}
-    for name, (image, quality, strategist) in pictures().items():
-        data = ambi_rl.encode(image, quality=quality, strategist=strategist, bundle=bundle)
+    files = {
+        name: ambi_rl.encode(image, quality=quality, strategist=strategist, bundle=bundle)
+        for name, (image, quality, strategist) in pictures().items()
+        if name in names or not names
+    }
+    if "tiles" in names or not names:
+        files["tiles"] = tiled()
+    index = FOLDER / "golden.json"
+    facts = json.loads(index.read_text()) if names else {}
+    for name, data in files.items():
         (FOLDER / f"{name}.ambi").write_bytes(data)
         decoded = ambi_rl.decode(data, bundle=bundle)
         facts[name] = {
@@ -79,7 +102,7 @@ def main() -> None:
             "size": list(decoded.size),
             "crc32": zlib.crc32(decoded.tobytes()),
         }
-    (FOLDER / "golden.json").write_text(json.dumps(facts, indent=2) + "\n")
+    index.write_text(json.dumps(facts, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def decode_all(folder: Path, pattern: str, threads: int) -> dict[str, int]:
 def elsewhere(folder: Path, pattern: str, threads: int, **variables: str) -> dict[str, int]:
     """What `decode_all` returns in a process of its own."""
     command = [sys.executable, __file__, DECODE, str(folder), pattern, str(threads)]
-    environment = {**os.environ, "NUMBA_NUM_THREADS": str(min(threads, os.cpu_count() or 1))}
+    environment = {**os.environ, "AMBI_THREADS": str(threads)}
     done = subprocess.run(
         command, env=environment | variables, stdout=subprocess.PIPE, text=True, check=True
     )

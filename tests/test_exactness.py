@@ -61,7 +61,7 @@ def decode_elsewhere(
 @pytest.mark.parametrize(
     "variables",
     [
-        {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        {"AMBI_THREADS": "1", "OMP_NUM_THREADS": "1"},
         {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
         {"NUMBA_DISABLE_JIT": "1"},
     ],

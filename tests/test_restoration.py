@@ -28,6 +28,7 @@ from ambi_rl.codec.container import (
 )
 from ambi_rl.codec.frame import decode_frame
 from ambi_rl.codec.restoration import best_strength, blank_tensors, restore, validate_tensors
+from ambi_rl.codec.threads import THREADS_VARIABLE
 from ambi_rl.data.pairs import Pair, PairFolder, PairSettings
 from ambi_rl.errors import AmbiError, BundleError, ConfigError, CorruptFileError
 from ambi_rl.training.restoration import (
@@ -111,7 +112,8 @@ def test_tiles_and_threads_do_not_show(
     tensors: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planes = noise(3, 75, 101)
-    monkeypatch.setattr(module.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(5))
+    monkeypatch.setenv(THREADS_VARIABLE, "1")
     whole = restore(planes, STEP, tensors)
     monkeypatch.setattr(module, "TILE_ROWS", 7)
     monkeypatch.setattr(module, "TILE_COLUMNS", 9)
@@ -119,7 +121,7 @@ def test_tiles_and_threads_do_not_show(
     # Sums are rounded in other groups of rows, which now and then decides a rounding.
     assert np.abs(tiled - whole).max() <= 1
     assert (tiled != whole).mean() < 0.001
-    monkeypatch.setattr(module.os, "cpu_count", lambda: 5)
+    monkeypatch.setenv(THREADS_VARIABLE, "5")
     assert np.array_equal(restore(planes, STEP, tensors), tiled)
 
 

@@ -175,7 +175,7 @@ def verify_elsewhere(codec: AmbiCodec, photo: Photograph, folder: Path) -> str:
     start = time.perf_counter()
     done = subprocess.run(
         command,
-        env={**os.environ, "NUMBA_NUM_THREADS": "1"},
+        env={**os.environ, "AMBI_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -32,6 +32,7 @@ from ambi_rl.codec.image_io import (
 from ambi_rl.codec.quality import step_from_quality
 from ambi_rl.codec.restoration import best_strength, restore
 from ambi_rl.codec.strategists import Strategist, by_name, for_effort
+from ambi_rl.codec.tiles import TileGrid, decode_tiles, encode_tiles, grid_for
 from ambi_rl.codec.warmup import announce, ensure_compiled
 from ambi_rl.errors import BundleError, CorruptFileError
 
@@ -50,6 +51,10 @@ class Prepared:
 
     raster: Raster
     sections: Mapping[Section, bytes]
+
+    def grid(self, *, tiles: bool) -> TileGrid | None:
+        """How the picture is divided, if it is large enough and `tiles` says so; None for not at all."""
+        return grid_for(*self.raster.planes.shape[1:]) if tiles else None
 
 
 @dataclass(frozen=True)
@@ -185,6 +190,7 @@ def encode_prepared(
     bundle: Bundle,
     strategist: Strategist,
     restoration: bool | None = None,
+    grid: TileGrid | None = None,
 ) -> EncodedImage:
     """Code a prepared picture as a file.
 
@@ -194,6 +200,7 @@ def encode_prepared(
         bundle: The codec bundle.
         strategist: Who decides.
         restoration: See `choose_restoration`.
+        grid: The tiles to divide it into (see `Prepared.grid`), or None.
 
     Raises:
         UsageError: The quality is not a number from 1 to 100.
@@ -202,7 +209,10 @@ def encode_prepared(
     """
     step = step_from_quality(quality)
     raster = prepared.raster
-    frame = encode_frame(raster.planes, step, bundle, strategist)
+    if grid is None:
+        kind, frame = Section.PICTURE, encode_frame(raster.planes, step, bundle, strategist)
+    else:
+        kind, frame = Section.TILES, encode_tiles(raster.planes, step, bundle, strategist, grid)
     filtering = choose_restoration(
         restoration, frame, raster.planes, step, bundle, strategist.weighs_restoration
     )
@@ -214,7 +224,7 @@ def encode_prepared(
         step=step,
         bundle_id=bundle.id,
         planes_crc=crc_of_planes(frame.planes),
-        sections={**prepared.sections, Section.PICTURE: frame.payload},
+        sections={**prepared.sections, kind: frame.payload},
         quality=quality,
         orientation=raster.metadata.orientation,
         restoration=filtering,
@@ -238,6 +248,7 @@ def encode_image(
     strategist: Strategist | str | None = None,
     strip: bool = False,
     restoration: bool | None = None,
+    tiles: bool = True,
 ) -> EncodedImage:
     """Encode a picture at a quality; arguments and errors as for `ambi_rl.encode`."""
     quality = round(quality, 2) if isinstance(quality, float) else quality
@@ -247,7 +258,12 @@ def encode_image(
     prepared = prepare_image(image, strip=strip)
     ensure_compiled("encode", report=announce)
     return encode_prepared(
-        prepared, quality=quality, bundle=codec, strategist=chosen, restoration=restoration
+        prepared,
+        quality=quality,
+        bundle=codec,
+        strategist=chosen,
+        restoration=restoration,
+        grid=prepared.grid(tiles=tiles),
     )
 
 
@@ -267,14 +283,11 @@ def decode_container(container: Container, bundle: Bundle, *, restoration: bool 
     height, width = container.height, container.width
     # Alpha first: it is quick, and a damaged one spares the work on the picture.
     alpha_plane = None if alpha is None else decode_alpha(alpha, height, width)
-    planes = decode_frame(
-        container.sections[Section.PICTURE],
-        height,
-        width,
-        container.num_planes,
-        container.step,
-        bundle,
-    )
+    size = height, width, container.num_planes
+    if (payload := container.sections.get(Section.PICTURE)) is not None:
+        planes = decode_frame(payload, *size, container.step, bundle)
+    else:
+        planes = decode_tiles(container.sections[Section.TILES], *size, container.step, bundle)
     if crc_of_planes(planes) != container.planes_crc:
         raise CorruptFileError(
             "the decoded picture fails its checksum; fetch the file again, and if it still fails "

@@ -56,13 +56,14 @@ class Restoration(IntEnum):
 
 
 class Section(IntEnum):
-    """What a section's payload is."""
+    """What a section's payload is. A file has either PICTURE or TILES."""
 
     PICTURE = 1
     ALPHA = 2
     ICC = 3
     EXIF = 4
     XMP = 5
+    TILES = 6
 
 
 _KINDS = frozenset(int(section) for section in Section)
@@ -105,7 +106,7 @@ class Container:
         step: Quantizer step in 1/64 of an 8-bit code value.
         bundle_id: 16 hexadecimal digits.
         planes_crc: CRC-32 of the decoded planes (see `crc_of_planes`).
-        sections: Payloads by type; `Section.PICTURE` is always there.
+        sections: Payloads by type; either `Section.PICTURE` or `Section.TILES` is always there.
         quality: What the user asked for, 1…100 in hundredths; decoding does not depend on it.
         orientation: EXIF orientation 1…8, or 0 where the source did not say.
         restoration: How the decoded planes are filtered before they are shown.
@@ -154,13 +155,34 @@ def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
         )
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """An integer ≥ 0 in base 128, least significant group first, all bytes but the last with the high bit."""
     out = bytearray()
     while value > 0x7F:
         out.append(0x80 | value & 0x7F)
         value >>= 7
     out.append(value)
     return bytes(out)
+
+
+def read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """Read what `varint` writes, up to five bytes; return it and the position after it.
+
+    Raises:
+        CorruptFileError: The data ends, or there are more bytes.
+    """
+    value = shift = 0
+    while True:
+        if position >= len(data):
+            raise _truncated(len(data))
+        group = data[position]
+        position += 1
+        value |= (group & 0x7F) << shift
+        shift += 7
+        if group < 0x80:
+            return value, position
+        if shift > 28:
+            raise CorruptFileError("a length in the file is not a number; encode the file again")
 
 
 def write_container(container: Container) -> bytes:
@@ -193,7 +215,7 @@ def write_container(container: Container) -> bytes:
     out = bytearray(MAGIC + header.to_bytes(_HEADER_BYTES, "big"))
     out += zlib.crc32(out).to_bytes(_CRC_BYTES, "big")
     for section, payload in container.sections.items():
-        head = bytes([section]) + _varint(len(payload))
+        head = bytes([section]) + varint(len(payload))
         out += head
         out += zlib.crc32(payload, zlib.crc32(head)).to_bytes(_CRC_BYTES, "big")
         out += payload
@@ -257,19 +279,7 @@ def _read_sections(data: bytes, count: int) -> dict[Section, bytes]:
         if position >= len(data):
             raise _truncated(len(data))
         kind = data[position]
-        position += 1
-        length = shift = 0
-        while True:
-            if position >= len(data):
-                raise _truncated(len(data))
-            group = data[position]
-            position += 1
-            length |= (group & 0x7F) << shift
-            shift += 7
-            if group < 0x80:
-                break
-            if shift > 28:
-                raise CorruptFileError("a section's length is not a number; encode the file again")
+        length, position = read_varint(data, position + 1)
         body = position + _CRC_BYTES
         if body + length > len(data):
             raise _truncated(len(data))
@@ -289,8 +299,11 @@ def _read_sections(data: bytes, count: int) -> dict[Section, bytes]:
         raise CorruptFileError(
             f"{len(data) - position} bytes follow the last section; cut the file to {position} bytes"
         )
-    if Section.PICTURE not in sections:
-        raise CorruptFileError("the file has no picture section; encode it again")
+    if (Section.PICTURE in sections) == (Section.TILES in sections):
+        raise CorruptFileError(
+            "the file needs one section with the picture and has "
+            f"{'two' if Section.PICTURE in sections else 'none'}; encode it again"
+        )
     return sections
 
 

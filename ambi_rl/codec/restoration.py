@@ -16,10 +16,8 @@ Filtering is outside the prediction loop and in float32: machines may differ by 
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +26,7 @@ import numpy.typing as npt
 from ambi_rl.codec.convolve import Activations, Layer, convolve, make_layer
 from ambi_rl.codec.kernel.state import DISTORTION_WEIGHTS
 from ambi_rl.codec.quality import STEP_SCALE
+from ambi_rl.codec.threads import in_threads
 from ambi_rl.errors import BundleError
 
 Planes = npt.NDArray[np.int16]
@@ -279,16 +278,7 @@ def _for_each_tile(
                 residual[:planes_count, : rows.stop - rows.start, : columns.stop - columns.start],
             )
 
-    tiles = _tiles(-(-height // factor), -(-width // factor))
-    threads = min(len(tiles), os.cpu_count() or 1)
-    if threads == 1:
-        for tile in tiles:
-            work(tile)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        # Consumed, so that what a thread raises is raised here.
-        for _ in pool.map(work, tiles):
-            pass
+    in_threads(work, _tiles(-(-height // factor), -(-width // factor)))
 
 
 def restore(planes: Planes, step: int, tensors: Tensors, strength: float = 1.0) -> Planes:

@@ -371,6 +371,7 @@ def encode_to_target(
     strategist: Strategist | str | None = None,
     strip: bool = False,
     restoration: bool | None = None,
+    tiles: bool = True,
     report: Callable[[Attempt], None] = lambda attempt: None,
 ) -> Found:
     """Encode a picture at the quality that just meets a target.
@@ -387,6 +388,7 @@ def encode_to_target(
         strategist: Who decides.
         strip: Leave out metadata.
         restoration: Have decoders filter the picture, or not.
+        tiles: Divide a large picture.
         report: Called after each file.
 
     Raises:
@@ -395,6 +397,7 @@ def encode_to_target(
     codec = resolve_bundle(bundle)
     chosen = resolve_strategist(strategist, effort, codec)
     prepared = prepare_image(image, strip=strip)
+    grid = prepared.grid(tiles=tiles)
     ensure_compiled("encode", report=announce)
 
     def encode(quality: float) -> EncodedImage:
@@ -404,6 +407,7 @@ def encode_to_target(
             bundle=codec,
             strategist=chosen,
             restoration=restoration,
+            grid=grid,
         )
 
     trials = _Trials(prepared, target, encode, report)
