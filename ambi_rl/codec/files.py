@@ -20,9 +20,16 @@ def read_file(path: Path, *, limit: int | None = None) -> bytes:
         UsageError: there is no such file, it is a folder, may not be read, or is over `limit`.
     """
     try:
-        if limit is not None and path.stat().st_size > limit:
-            raise UsageError(f"{path} has {path.stat().st_size} bytes, over the limit of {limit}")
-        return path.read_bytes()
+        if limit is None:
+            return path.read_bytes()
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            # A device or a pipe does not say how much it holds, so that reading has to stop by itself.
+            data = b"" if size > limit else stream.read(limit + 1)
+        size = max(size, len(data))
+        if size > limit:
+            raise UsageError(f"{path} has {size} bytes or more, over the limit of {limit}")
+        return data
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; check the name") from None
     except IsADirectoryError:
