@@ -168,7 +168,7 @@ def _accumulate(
 
 
 @kernel(fused=True)
-def convolve(
+def _convolve(
     source: Activations,
     layer: Layer,
     skip: Activations,
@@ -178,28 +178,15 @@ def convolve(
     bottom: int,
     left: int,
     right: int,
+    seen: Floats,
+    sums: Floats,
+    nothing: Floats,
 ) -> None:
-    """Compute target = [relu](convolution of source [+ skip]) in a rectangle.
-
-    Args:
-        source: What is convolved; covers the rectangle and one more cell on each side.
-        layer: Weights and biases.
-        skip: What is added; covers the rectangle, or has no channels.
-        relu: Whether negative results become zero.
-        target: What is written; covers the rectangle.
-        top: First row.
-        bottom: Row after the last.
-        left: First column.
-        right: Column after the last.
-    """
+    """What `convolve` says, with its working memory."""
     _, packs, groups, _ = layer.weights.shape
     inputs, outputs = source.array.shape[0], layer.bias.size
-    seen = np.zeros((packs * INPUTS, _PRODUCTS, _WIDTH + 2), np.float32)
-    # Group of outputs, product, output, column.
-    sums = np.empty((groups, _PRODUCTS, _STRIDE), np.float32)
     by_output = sums.reshape((groups, _PRODUCTS * _STRIDE))
     every_row = sums.reshape((groups * _PRODUCTS * OUTPUTS, _WIDTH))
-    nothing = np.empty(0, np.float32)
     for y in range(top, bottom, _ROWS):
         rows = min(_ROWS, bottom - y)
         for begin in range(left, right, _WIDTH):
@@ -233,3 +220,36 @@ def convolve(
                         target.array[o, y + row - target.top, begin - target.left :],
                         n,
                     )
+
+
+def convolve(
+    source: Activations,
+    layer: Layer,
+    skip: Activations,
+    relu: bool,
+    target: Activations,
+    top: int,
+    bottom: int,
+    left: int,
+    right: int,
+) -> None:
+    """Compute target = [relu](convolution of source [+ skip]) in a rectangle.
+
+    Args:
+        source: What is convolved; covers the rectangle and one more cell on each side.
+        layer: Weights and biases.
+        skip: What is added; covers the rectangle, or has no channels.
+        relu: Whether negative results become zero.
+        target: What is written; covers the rectangle.
+        top: First row.
+        bottom: Row after the last.
+        left: First column.
+        right: Column after the last.
+    """
+    _, packs, groups, _ = layer.weights.shape
+    # Made here, so that the kernel counts no references.
+    seen = np.zeros((packs * INPUTS, _PRODUCTS, _WIDTH + 2), np.float32)
+    # Group of outputs, product, output, column.
+    sums = np.empty((groups, _PRODUCTS, _STRIDE), np.float32)
+    nothing = np.empty(0, np.float32)
+    _convolve(source, layer, skip, relu, target, top, bottom, left, right, seen, sums, nothing)

@@ -63,10 +63,12 @@ def kernel(function: F) -> F: ...
 
 
 @overload
-def kernel(*, fused: bool) -> Callable[[F], F]: ...
+def kernel(*, fused: bool = False, allocates: bool = False) -> Callable[[F], F]: ...
 
 
-def kernel(function: F | None = None, *, fused: bool = False) -> F | Callable[[F], F]:
+def kernel(
+    function: F | None = None, *, fused: bool = False, allocates: bool = False
+) -> F | Callable[[F], F]:
     """Compile `function` on first use.
 
     Without fast-math, so that a result does not depend on the compiler's choices; with `nogil`, so that
@@ -76,22 +78,26 @@ def kernel(function: F | None = None, *, fused: bool = False) -> F | Callable[[F
         function: What is compiled.
         fused: Let the compiler round a product and a sum once, as this machine does it best: for what need
             not be exact.
+        allocates: The function makes arrays. Others work on memory that they are given, and compile without
+            Numba's reference counts, which took a fifth of decoding's time.
     """
     if function is None:
-        return partial(_compile, fused=fused)
-    return _compile(function, fused=fused)
+        return partial(_compile, fused=fused, allocates=allocates)
+    return _compile(function, fused=fused, allocates=allocates)
 
 
-def _compile(function: F, *, fused: bool) -> F:
+def _compile(function: F, *, fused: bool, allocates: bool) -> F:
     # Read when the function is decorated; the setting of other packages stays as it is.
     settings: Any = config
     others_folder = settings.CACHE_DIR
     settings.CACHE_DIR = str(cache_folder())
     fastmath: Any = {"contract", "nsz"} if fused else False
     try:
-        compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=fastmath)(
-            function
-        )
+        # Numba's type hints do not know `_nrt`, which its own documentation uses.
+        njit: Any = numba.njit
+        compiled: Any = njit(
+            cache=True, nogil=True, error_model="numpy", fastmath=fastmath, _nrt=allocates
+        )(function)
     finally:
         settings.CACHE_DIR = others_folder
     if hasattr(compiled, "get_call_template"):  # Not when NUMBA_DISABLE_JIT is set.

@@ -22,8 +22,8 @@ from ambi_rl.errors import CorruptFileError
 
 TILED_PIXELS = 4_000_000
 """Pictures of at least so many pixels are divided, whatever the machine: files do not depend on it."""
-TYPICAL_SIDE = 1024
-"""Tiles have about this side: what an entropy state learns beyond it is worth less than 1 %."""
+TYPICAL_SIDE = 1320
+"""Tiles have about this side, so that 4 million pixels make two or more."""
 MIN_SIDE = 256
 """A reader refuses smaller tiles (but for those that the picture's border cuts)."""
 

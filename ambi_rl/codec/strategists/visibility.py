@@ -51,7 +51,7 @@ def _box(values: npt.NDArray[np.float64], half: npt.NDArray[np.float64], reach: 
             values[i, j] = total / (last - first)
 
 
-@kernel
+@kernel(allocates=True)
 def visibility(source: npt.NDArray[np.int16], out: npt.NDArray[np.float32]) -> None:
     """Mean of C2 / (2·variance + C2) over the windows that see a unit: SSIM's response to an error there.
 
