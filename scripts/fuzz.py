@@ -43,7 +43,7 @@ from safetensors.numpy import save as save_tensors
 import ambi_rl
 from ambi_rl.cli.info import bundle_facts, file_facts, lines_of
 from ambi_rl.codec import bundle as bundle_module
-from ambi_rl.codec.api import encode_image
+from ambi_rl.codec.api import encode_image, encode_prepared, prepare_image
 from ambi_rl.codec.bundle import Bundle, default_bundle, dump_bundle, parse_bundle
 from ambi_rl.codec.container import (
     HEADER_FIELDS,
@@ -62,6 +62,7 @@ from ambi_rl.codec.entropy.model import untrained
 from ambi_rl.codec.frame import decode_frame
 from ambi_rl.codec.restoration import blank_tensors
 from ambi_rl.codec.strategists import STRATEGISTS, for_effort
+from ambi_rl.codec.tiles import MIN_SIDE, TileGrid, decode_tiles
 from ambi_rl.errors import AmbiError
 from ambi_rl.pillow import AmbiImageFile
 
@@ -181,10 +182,28 @@ def seed_files(bundles: Sequence[Bundle]) -> list[Seed]:
         Seed(encode_image(picture, quality=quality, effort=5, bundle=bundle).data, bundle)
         for picture, quality, bundle in pictures
     ]
+    seeds.append(Seed(_tiled(bundles[0]), bundles[0]))
     golden = runpy.run_path(str(ROOT / "scripts" / "make_golden.py"))["golden_bundle"]()
     for path in sorted((ROOT / "tests" / "golden").glob("*.ambi")):
         seeds.append(Seed(path.read_bytes(), golden))
     return seeds
+
+
+def _tiled(bundle: Bundle) -> bytes:
+    """A picture with alpha in two of the smallest tiles."""
+    folder = Path(ambi_rl.__file__).parent / "data" / "photographs"
+    with Image.open(sorted(folder.glob("*.webp"))[2]) as image:
+        picture = image.convert("RGB").crop((100, 100, 400, 140))
+    picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+    grid = TileGrid(picture.height, picture.width, MIN_SIDE, MIN_SIDE)
+    encoded = encode_prepared(
+        prepare_image(picture),
+        quality=30,
+        bundle=bundle,
+        strategist=for_effort(5, policy=True),
+        grid=grid,
+    )
+    return encoded.data
 
 
 class Corpus:
@@ -421,35 +440,28 @@ STRUCTURED: tuple[Callable[[random.Random, Parts, Seed], None], ...] = (
 
 def forge_planes(rng: random.Random, corpus: Corpus) -> tuple[str, bytes, Bundle]:
     """Damage the picture and write the checksum of what it decodes to: all that follows is reached."""
-    seed = rng.choice(corpus.plain)
+    seed = corpus.file(rng)
     container = read_container(seed.data)
-    bundle = seed.bundle
     if rng.random() < 0.5:
         container = replace(container, step=rng.choice((32, 100, 5000, 1600 * 64)))
     container = replace(container, restoration=rng.choice(list(Restoration)))
-    payload = bytearray(container.sections[Section.PICTURE])
+    kind, decoder = Section.PICTURE, decode_frame
+    if Section.TILES in container.sections:
+        kind, decoder = Section.TILES, decode_tiles
+    payload = bytearray(container.sections[kind])
+    size = container.height, container.width, container.num_planes
+    crc = container.planes_crc
     for _ in range(3):
         payload[rng.randrange(len(payload))] ^= 1 << rng.randrange(8)
-        forged = replace(
-            container, sections={**container.sections, Section.PICTURE: bytes(payload)}
-        )
         try:
-            planes = decode_frame(
-                bytes(payload),
-                forged.height,
-                forged.width,
-                forged.num_planes,
-                forged.step,
-                bundle,
-            )
+            planes = decoder(bytes(payload), *size, container.step, seed.bundle)
         except AmbiError:
             continue
-        return (
-            "forge_planes",
-            write_container(replace(forged, planes_crc=crc_of_planes(planes))),
-            bundle,
-        )
-    return "forge_planes", write_container(forged), bundle
+        crc = crc_of_planes(planes)
+        break
+    sections = {**container.sections, kind: bytes(payload)}
+    forged = replace(container, sections=sections, planes_crc=crc)
+    return "forge_planes", write_container(forged), seed.bundle
 
 
 def file_case(rng: random.Random, corpus: Corpus, target: str) -> Case:
