@@ -866,11 +866,13 @@ def main() -> int:
         keep(corpus, options.seed, found.findings)
         totals.merge(found)
         print(f"{totals.counts.total()} cases, {len(totals.findings)} findings", flush=True)
-    print(f"commit {revision}, seed {options.seed}, cases {options.first} to {stop - 1}")
-    print("\n".join(totals.lines()))
-    if options.json is not None:
-        rows = [[*key, count] for key, count in sorted(totals.counts.items())]
-        options.json.write_text(json.dumps({"seed": options.seed, "counts": rows}) + "\n")
+        report = [f"commit {revision}, seed {options.seed}, first case {options.first}"]
+        report += totals.lines()
+        if options.json is not None:
+            # After every chunk, so that an interrupted run has counts too.
+            rows = [[*key, count] for key, count in sorted(totals.counts.items())]
+            options.json.write_text(json.dumps({"report": report, "counts": rows}) + "\n")
+    print("\n".join(report))
     return int(bool(totals.findings))
 
 
