@@ -861,6 +861,7 @@ def main() -> int:
         return int(outcome.finding is not None)
     totals = Totals()
     stop = options.first + options.cases
+    report: list[str] = []
     for first in range(options.first, stop, CHUNK):
         found = run_guarded(corpus, options.seed, range(first, min(first + CHUNK, stop)))
         keep(corpus, options.seed, found.findings)
