@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ambi_rl.codec.frame import Decision
+from ambi_rl.palette import colour_of, offset_colour
 
 if TYPE_CHECKING:
     from ambi_rl.envs.episodes import Episodes
@@ -17,24 +18,6 @@ Pixels = npt.NDArray[np.uint8]
 
 _MIN_WIDTH = 256
 _LINE = np.array([20, 20, 20], np.float32)
-_SMOOTH = np.array([80, 140, 255], np.float32)
-_FLAT = np.array([170, 170, 170], np.float32)
-_HORIZONTAL = np.array([255, 140, 60], np.float32)
-_VERTICAL = np.array([80, 200, 110], np.float32)
-_OTHER = np.array([200, 90, 220], np.float32)
-
-
-def strategy_colour(name: str) -> npt.NDArray[np.float32]:
-    """Colour of a prediction strategy: planar blue, DC gray, angular from orange (horizontal) to green."""
-    if name == "planar":
-        return _SMOOTH
-    if name == "dc":
-        return _FLAT
-    kind, _, number = name.partition("_")
-    if kind == "angular" and number.isdigit():
-        share = min(max((int(number) - 2) / 32, 0.0), 1.0)
-        return (1 - share) * _HORIZONTAL + share * _VERTICAL
-    return _OTHER
 
 
 def draw_decisions(
@@ -47,8 +30,8 @@ def draw_decisions(
 ) -> Pixels:
     """Draw the decisions over a picture.
 
-    Each block has a border and is tinted by its prediction strategy (`strategy_colour`). A block that is
-    quantized more finely than its surroundings has a bright bar at its top, a coarser one a dark bar.
+    Each block has a border and is tinted by its prediction strategy (`ambi_rl.palette`). A block that is
+    quantized more finely than its surroundings has a yellow bar at its top, a coarser one a blue bar.
 
     Args:
         picture: uint8 [H, W, 3].
@@ -61,17 +44,16 @@ def draw_decisions(
         uint8 [H·zoom, W·zoom, 3].
     """
     canvas = picture.repeat(zoom, 0).repeat(zoom, 1).astype(np.float32)
-    colours = [strategy_colour(name) for name in strategies]
+    colours = [np.array(colour_of(name), np.float32) for name in strategies]
     for decision in decisions:
         top, left = decision.y * zoom, decision.x * zoom
         side = decision.size * zoom
         block = canvas[top : top + side, left : left + side]
         block *= 0.45
         block += 0.55 * colours[decision.strategy]
-        offset = offsets[decision.offset]
-        if offset:
+        if bar_colour := offset_colour(offsets[decision.offset]):
             bar = max(side // 8, 1)
-            block[1 : 1 + bar, side // 4 : side - side // 4] = 255.0 if offset < 0 else 0.0
+            block[1 : 1 + bar, side // 4 : side - side // 4] = bar_colour
         block[0] = block[0] * 0.3 + _LINE * 0.7
         block[:, 0] = block[:, 0] * 0.3 + _LINE * 0.7
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)

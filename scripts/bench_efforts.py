@@ -8,7 +8,6 @@ kept in the cache file, picture by picture, and not measured again with the same
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import time
@@ -24,10 +23,9 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
-from ambi_rl.bench.codecs import AmbiCodec, Codec, ambi_codec, avif, jpeg, webp
+from ambi_rl.bench.codecs import Codec, ambi_codec, avif, jpeg, webp
 from ambi_rl.bench.curves import warm_up
-from ambi_rl.bench.dataset import pictures
-from ambi_rl.codec.bundle import default_bundle, load_bundle
+from ambi_rl.bench.dataset import open_picture, pictures
 from ambi_rl.codec.files import write_file
 from ambi_rl.codec.strategists import EFFORTS, SEARCHES
 from ambi_rl.codec.warmup import ensure_compiled
@@ -45,7 +43,10 @@ Row = list[float]
 def families(bundle: Path | None, efforts: Sequence[int]) -> dict[str, list[Codec]]:
     """What is compared: each line of the plot, from fast to slow."""
     ambi: list[Codec] = [
-        ambi_codec(effort=effort, bundle=bundle, qualities=QUALITIES) for effort in efforts
+        replace(
+            ambi_codec(effort=effort, bundle=bundle, qualities=QUALITIES), name=f"ambi -e {effort}"
+        )
+        for effort in efforts
     ]
     searches: list[Codec] = [
         replace(
@@ -65,14 +66,6 @@ def families(bundle: Path | None, efforts: Sequence[int]) -> dict[str, list[Code
     }
 
 
-def crop(path: Path, side: int) -> Image.Image:
-    """The centre of a photograph, at most `side` pixels a side, RGB."""
-    with Image.open(path) as image:
-        width, height = min(side, image.width), min(side, image.height)
-        left, top = (image.width - width) // 2, (image.height - height) // 2
-        return image.convert("RGB").crop((left, top, left + width, top + height))
-
-
 def measure(codec: Codec, image: Image.Image) -> list[Row]:
     """A codec's points on a picture."""
     original = np.asarray(image)
@@ -85,18 +78,6 @@ def measure(codec: Codec, image: Image.Image) -> list[Row]:
         quality = psnr(original, np.asarray(codec.decode(data)))
         rows.append([setting, len(data) * 8 / pixels, quality, seconds / pixels * 1e6])
     return rows
-
-
-def identity(codec: Codec) -> str:
-    """What tells a codec's results from another's."""
-    if not isinstance(codec, AmbiCodec):
-        return codec.description
-    bundle = default_bundle() if codec.bundle is None else load_bundle(codec.bundle)
-    # A bundle's tensors come in no particular order.
-    tensors = b"".join(bundle.policy[name].tobytes() for name in sorted(bundle.policy))
-    policy = hashlib.sha256(tensors).hexdigest()
-    strategist = codec.strategist or EFFORTS[codec.effort]
-    return f"ambi {strategist} {bundle.id} {policy[:12]} {bundle.manifest['lambda_scale']}"
 
 
 def measured(
@@ -112,9 +93,9 @@ def measured(
             warm_up(codec)
             found[codec.name] = []
             for path in paths:
-                key = f"{identity(codec)}|{list(codec.settings)}|{path.name}|{side}"
+                key = f"{codec.identity()}|{list(codec.settings)}|{path.name}|{side}"
                 if key not in known:
-                    known[key] = measure(codec, crop(path, side))
+                    known[key] = measure(codec, open_picture(path, side))
                     if cache is not None:
                         write_file(cache, json.dumps(known).encode())
                 found[codec.name].append(known[key])
@@ -148,7 +129,7 @@ def draw(
         axes.plot(points[:, 0], points[:, 1], "o-", label=family)
         for name, (x, y) in zip(names, points, strict=True):
             label = name.split()[-1]
-            label = {"4:4:4": "s4", "WebP": "m6"}.get(label, label)
+            label = {"psnr": "s4", "WebP": "m6"}.get(label, label)
             axes.annotate(label, (x, y), textcoords="offset points", xytext=(4, 5), fontsize=8)
     axes.set_xscale("log")
     axes.set_xlabel("encode, CPU seconds per megapixel")

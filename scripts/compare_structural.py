@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ambi_rl.bench.codecs import AmbiCodec, Codec, PillowPeer, avif
-from ambi_rl.bench.curves import Curve, Metric
-from ambi_rl.bench.dataset import PeerCache, dataset_curves, mean_curves, pictures
+from ambi_rl.bench.codecs import AmbiCodec, Codec, Tune, avif
+from ambi_rl.bench.curves import Curve
+from ambi_rl.bench.dataset import PointStore, dataset_curves, mean_curves, pictures
+from ambi_rl.bench.results import Metric
 from ambi_rl.codec.bundle import Bundle, default_bundle, save_bundle
 from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.data import split_held_out
@@ -34,6 +35,7 @@ CROP = (120, 200)
 """Rows and columns of the crop, which is shown at twice the size."""
 CROP_QUALITY = 30.0
 CAPTION = 22
+_TUNES: tuple[Tune, ...] = ("ssim", "psnr")
 
 
 def flat(bundle: Bundle) -> Bundle:
@@ -42,14 +44,6 @@ def flat(bundle: Bundle) -> Bundle:
     offsets = bias[1 + len(bundle.strategies) :]
     offsets[np.arange(len(bundle.offsets)) != bundle.offsets.index(0)] = -1e6
     return replace(bundle, policy=bundle.policy | {"b2": bias})
-
-
-def avif_for_ssim() -> PillowPeer:
-    """AVIF 4:4:4, speed 4, with the tuning for SSIM."""
-    psnr = avif()
-    options = dict(psnr.options) | {"advanced": {"tune": "ssim"}}
-    description = psnr.description.replace("tune=psnr", "tune=ssim")
-    return replace(psnr, name="AVIF tune=ssim", description=description, options=options)
 
 
 def table(measured: Mapping[str, Sequence[Curve]], anchor: str) -> str:
@@ -148,7 +142,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=1, help="take every n-th picture")
     parser.add_argument("--no-avif", action="store_true", help="leave AVIF out")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--cache", type=Path, help="JSON file that remembers AVIF's points")
+    parser.add_argument("--cache", type=Path, help="file of JSON lines that remembers points")
     parser.add_argument("--crop", type=Path, help="write a crop here, as PNG")
     return parser.parse_args()
 
@@ -169,9 +163,9 @@ def main() -> None:
         ]
         codecs: list[Codec] = [*ours]
         if not arguments.no_avif:
-            codecs += [avif_for_ssim(), replace(avif(), name="AVIF tune=psnr")]
+            codecs += [replace(avif(tune=t), name=f"AVIF tune={t}") for t in _TUNES]
         measured = dataset_curves(
-            codecs, paths, jobs=arguments.jobs, cache=PeerCache(arguments.cache)
+            codecs, paths, workers=arguments.jobs, store=PointStore(arguments.cache)
         )
         print(f"{len(paths)} pictures, effort {arguments.effort}\n")
         for anchor in ("flat", "AVIF tune=ssim") if not arguments.no_avif else ("flat",):

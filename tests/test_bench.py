@@ -1,11 +1,9 @@
-"""Benchmarks: peers, curves, caching over a folder, tables, and the script."""
+"""Benchmarks: peers, curves, points kept over a folder, and tables."""
 
 from __future__ import annotations
 
 import io
-import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,20 +12,24 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from ambi_rl.bench.codecs import AMBI_QUALITIES, PEERS, Codec, ambi_codec, jpeg, peer, webp
+from ambi_rl.bench.codecs import AMBI_QUALITIES, ambi_codec, jpeg, webp
 from ambi_rl.bench.curves import Curve, Point, mean_curve, measure, measure_curve
 from ambi_rl.bench.dataset import (
     Job,
-    PeerCache,
+    Outcome,
+    PointStore,
     dataset_curves,
-    mean_curves,
+    expand,
+    measure_jobs,
+    open_picture,
     pictures,
     run_job,
 )
-from ambi_rl.bench.report import Rows, bd_rate_rows, bd_rate_table, markdown, points_table
-from ambi_rl.errors import UsageError
-
-SCRIPT = Path(__file__).parent.parent / "scripts" / "bench_kodak.py"
+from ambi_rl.bench.report import Rows, markdown, points_table
+from ambi_rl.bench.selector import PEERS, make_codec
+from ambi_rl.codec.bundle import Bundle, save_bundle
+from ambi_rl.errors import AmbiError, UsageError
+from ambi_rl.metrics import psnr_luma
 
 
 def curve(name: str, bpp: list[float], psnr: list[float]) -> Curve:
@@ -64,40 +66,99 @@ def folder(tmp_path: Path, photograph: Image.Image) -> Path:
     return tmp_path
 
 
-def made(name: str) -> Codec:
-    try:
-        return peer(name)
-    except UsageError as error:
-        pytest.skip(str(error))
+@pytest.fixture(scope="module")
+def large(photograph: Image.Image) -> Image.Image:
+    """Large enough for MS-SSIM."""
+    return photograph.resize((224, 176), Image.Resampling.BICUBIC)
 
 
-@pytest.mark.parametrize("name", list(PEERS))
-def test_peers_trade_rate_for_quality(name: str, photograph: Image.Image) -> None:
-    codec = made(name)
-    low, high = (measure(codec, photograph, codec.settings[i]) for i in (1, -2))
+@pytest.mark.parametrize("selector", PEERS)
+def test_peers_trade_rate_for_quality(selector: str, large: Image.Image) -> None:
+    codec = make_codec(selector)
+    low, high = (measure(codec, large, codec.settings[i]) for i in (1, -2))
     assert low.size < high.size
     assert 20 < low.psnr < high.psnr < 60
+    assert 20 < low.psnr_luma < high.psnr_luma < 60
     assert low.ms_ssim < high.ms_ssim < 1
     assert low.ssim < high.ssim < 1
-    assert low.bpp == low.size * 8 / (photograph.width * photograph.height)
+    assert low.bpp == low.size * 8 / (large.width * large.height)
     assert low.encode_seconds > 0
     assert low.decode_seconds > 0
+    assert list(codec.settings) == sorted(codec.settings)
+    assert codec.scale.low <= codec.settings[0] < codec.settings[-1] <= codec.scale.high
+
+
+def test_a_selector_makes_the_same_codec_again() -> None:
+    for selector in (*PEERS, "ambi:effort=9", "ambi:strategist=search,restoration=no"):
+        codec = make_codec(selector)
+        assert make_codec(codec.selector) == codec
+        assert codec.selector.partition(":")[0] == codec.family
+    assert make_codec("avif:speed=8").name == "AVIF 4:4:4 s8"
+    assert "speed 8, default tune" in make_codec("avif:speed=8").description
+
+
+@pytest.mark.parametrize(
+    ("selector", "message"),
+    [
+        ("gif", "there is no codec 'gif'; choose among ambi, jpeg,"),
+        ("web", "did you mean webp"),
+        ("webp:metod=4", "webp has no option 'metod'; it has method; did you mean method"),
+        ("webp:method=7", "method is '7'; give one of 0, 1,"),
+        ("webp:method", "method is ''; give one of"),
+        ("jpeg2000:rate=1", "it has none"),
+        ("ambi:effort=1,strategist=search", "exclude each other"),
+        ("ambi:bundle=/none.ambic", "does not exist"),
+    ],
+)
+def test_a_wrong_selector_is_explained(selector: str, message: str) -> None:
+    with pytest.raises(AmbiError, match=message):
+        make_codec(selector)
+
+
+def test_options_of_peers_reach_the_encoder(large: Image.Image) -> None:
+    def size(selector: str) -> int:
+        return len(make_codec(selector).encode(large, 50))
+
+    assert size("jpeg:chroma=444") > size("jpeg")
+    assert size("webp:method=6") < size("webp:method=0")
+    assert size("avif:tune=psnr,speed=10") != size("avif:tune=ssim,speed=10")
+    assert size("avif:chroma=444,speed=10") != size("avif:chroma=420,speed=10")
+    assert size("heic:chroma=444") != size("heic:chroma=420")
+    assert size("heic:tune=psnr") != size("heic")
+
+
+def test_ms_ssim_is_left_out_where_its_scales_do_not_fit(large: Image.Image) -> None:
+    assert math.isfinite(measure(jpeg(), large, 50).ms_ssim)
+    narrow = measure(jpeg(), large.crop((0, 0, 224, 175)), 50)
+    assert math.isnan(narrow.ms_ssim)
+    assert math.isfinite(narrow.ssim)
+    tiny = measure(jpeg(), large.crop((0, 0, 224, 10)), 50)
+    assert math.isnan(tiny.ssim)
+    assert math.isfinite(tiny.psnr)
+
+
+def test_luma_psnr_weighs_the_channels() -> None:
+    black = np.zeros((4, 4, 3), np.uint8)
+    for channel, weight in enumerate((0.299, 0.587, 0.114)):
+        other = black.copy()
+        other[..., channel] = 10
+        assert psnr_luma(black, other) == pytest.approx(20 * math.log10(255 / (10 * weight)))
+    assert psnr_luma(black, black) == math.inf
+    with pytest.raises(UsageError, match="RGB"):
+        psnr_luma(black[..., 0], black[..., 0])
 
 
 def test_structural_metrics_can_be_left_out(photograph: Image.Image) -> None:
     point = measure(jpeg(), photograph, 50, structural=False)
     assert math.isnan(point.ms_ssim)
     assert math.isnan(point.ssim)
-    document = Curve("a", "", (point,)).as_json()
-    assert document["results"]["ms-ssim-rgb"] == document["results"]["ssim-rgb"] == []
-    assert json.loads(json.dumps(document)) == document
 
 
 def test_jpeg_is_what_pillow_writes(photograph: Image.Image) -> None:
     buffer = io.BytesIO()
     photograph.save(buffer, "JPEG", quality=77, optimize=True, subsampling="4:2:0")
     assert jpeg().encode(photograph, 77) == buffer.getvalue()
-    assert len(jpeg(full_chroma=True).encode(photograph, 77)) > len(buffer.getvalue())
+    assert len(jpeg(chroma="444").encode(photograph, 77)) > len(buffer.getvalue())
 
 
 def test_ambi_is_measured_like_a_peer(photograph: Image.Image) -> None:
@@ -108,9 +169,7 @@ def test_ambi_is_measured_like_a_peer(photograph: Image.Image) -> None:
     assert ambi_codec(effort=9).settings == AMBI_QUALITIES
 
 
-def test_unknown_and_unusable_pictures_are_refused() -> None:
-    with pytest.raises(UsageError, match="no peer 'gif'; choose among jpeg,"):
-        peer("gif")
+def test_pictures_of_other_modes_are_refused() -> None:
     with pytest.raises(UsageError, match="mode L"):
         measure(jpeg(), Image.new("L", (64, 64)), 50)
 
@@ -136,14 +195,6 @@ def test_curves_compare() -> None:
         half.bpp_at(50.0)
 
 
-def test_curve_is_written_in_the_schema_of_compressai() -> None:
-    document = curve("a", [1.0, 2.0], [30.0, 34.0]).as_json()
-    assert set(document) == {"name", "description", "results"}
-    wanted = {"bpp", "psnr-rgb", "ssim-rgb", "ms-ssim-rgb", "encoding_time", "decoding_time"}
-    assert wanted <= set(document["results"])
-    assert all(len(values) == 2 for values in document["results"].values())
-
-
 def test_pictures_of_a_folder(folder: Path) -> None:
     assert [p.name for p in pictures(folder)] == ["p0.png", "p1.png", "p2.png"]
     assert [p.name for p in pictures(folder, every=2)] == ["p0.png", "p2.png"]
@@ -156,71 +207,120 @@ def test_pictures_of_a_folder(folder: Path) -> None:
         pictures(folder, every=0)
 
 
+def test_pictures_of_files_folders_and_patterns(folder: Path) -> None:
+    below = folder / "below"
+    below.mkdir()
+    Image.new("RGB", (16, 16)).save(below / "q.png")
+    names = [p.name for p in expand([str(folder / "p1.png"), str(folder), str(below)])]
+    assert names == ["p1.png", "p0.png", "p2.png", "q.png"]
+    found = expand([str(folder / "**" / "*.png")], every=2)
+    assert [p.name for p in found] == ["q.png", "p1.png"]
+    for source, message in (("none.png", "does not exist"), ("*.gif", "matches no picture")):
+        with pytest.raises(UsageError, match=message):
+            expand([str(folder / source)])
+
+
+def test_only_opaque_pictures_of_8_bits_are_measured(folder: Path) -> None:
+    path = folder / "p.png"
+    Image.new("RGBA", (20, 12), (9, 8, 7, 255)).save(path)
+    assert open_picture(path).getpixel((0, 0)) == (9, 8, 7)
+    Image.new("L", (20, 12), 9).save(path)
+    assert open_picture(path, 8).size == (8, 8)
+    Image.new("RGBA", (20, 12), (9, 8, 7, 100)).save(path)
+    with pytest.raises(AmbiError, match="transparent"):
+        open_picture(path)
+    Image.new("I;16", (20, 12), 9).save(path)
+    with pytest.raises(AmbiError, match="more than 8 bits"):
+        open_picture(path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(AmbiError, match="cannot be read as a picture"):
+        open_picture(path)
+
+
+def test_a_crop_is_the_centre(folder: Path) -> None:
+    whole, part = open_picture(folder / "p0.png"), open_picture(folder / "p0.png", 32)
+    assert part.tobytes() == whole.crop((32, 16, 64, 48)).tobytes()
+    assert open_picture(folder / "p0.png", 80).size == (80, 64)
+
+
 def test_results_do_not_depend_on_the_number_of_processes(folder: Path) -> None:
     codecs = [jpeg(), webp()]
     paths = pictures(folder)
-    alone = dataset_curves(codecs, paths, jobs=1)
-    together = dataset_curves(codecs, paths, jobs=2)
+    alone = dataset_curves(codecs, paths)
+    together = dataset_curves(codecs, paths, workers=2)
     for name in ("JPEG 4:2:0", "WebP"):
         assert [c.bpp for c in alone[name]] == [c.bpp for c in together[name]]
-    assert alone["WebP"][1].bpp == run_job(Job(webp(), paths[1])).bpp
+    point = run_job(Job(webp(), paths[1], webp().settings[2]))
+    assert isinstance(point, Point)
+    assert alone["WebP"][1].bpp[2] == point.bpp
 
 
-def test_cache_remembers_peers_but_not_ambi(folder: Path, tmp_path: Path) -> None:
-    file = tmp_path / "cache.json"
-    paths = pictures(folder)
-    calls: list[str] = []
+def test_points_are_measured_once(folder: Path, tmp_path: Path) -> None:
+    work = [Job(jpeg(), path, 50, 48) for path in pictures(folder)]
+    measured: list[Job] = []
 
-    def note(job: Job, measured: Curve) -> None:
-        calls.append(job.codec.name)
+    def note(job: Job, outcome: Outcome) -> None:
+        measured.append(job)
 
-    first = dataset_curves([jpeg()], paths, cache=PeerCache(file), progress=note)
-    again = dataset_curves([jpeg()], paths, cache=PeerCache(file), progress=note)
-    assert len(calls) == 3
-    assert first == again
-    ours = Job(ambi_codec(effort=9), paths[0])
-    cache = PeerCache(file)
-    cache.put(ours, first["JPEG 4:2:0"][0])
-    assert cache.get(ours) is None
-    file.write_text("{")
-    with pytest.raises(UsageError, match="is not a cache file"):
-        PeerCache(file)
-
-
-def test_cache_entries_of_other_metrics_are_measured_anew(folder: Path, tmp_path: Path) -> None:
-    file = tmp_path / "cache.json"
-    paths = pictures(folder)[:1]
-    first = dataset_curves([jpeg()], paths, cache=PeerCache(file))
-    entries = json.loads(file.read_text())
-    # As versions wrote them that did not measure SSIM.
-    old = {key: [row[:4] + row[5:] for row in rows] for key, rows in entries.items()}
-    file.write_text(json.dumps(old))
-    assert PeerCache(file).get(Job(jpeg(), paths[0])) is None
-    again = dataset_curves([jpeg()], paths, cache=PeerCache(file))
-    assert again["JPEG 4:2:0"][0].quality("ssim") == first["JPEG 4:2:0"][0].quality("ssim")
-    assert PeerCache(file).get(Job(jpeg(), paths[0])) == again["JPEG 4:2:0"][0]
+    file = tmp_path / "points.jsonl"
+    first = measure_jobs(work, store=PointStore(file), done=note)
+    assert measured == work
+    # As text, for an MS-SSIM that was not measured is not equal to itself.
+    assert repr(measure_jobs(work, store=PointStore(file), done=note)) == repr(first)
+    assert measured == work
+    # Whatever decides the result makes another point; what is called otherwise does not.
+    others = [
+        work[0]._replace(setting=51),
+        work[0]._replace(crop=None),
+        work[0]._replace(codec=jpeg(chroma="444")),
+        work[0]._replace(codec=webp(method=2)),
+    ]
+    measure_jobs(others, store=PointStore(file), done=note)
+    assert measured == work + others
+    (folder / "p0.png").rename(folder / "renamed.png")
+    renamed = work[0]._replace(path=folder / "renamed.png")
+    assert repr(PointStore(file).get(renamed)) == repr(first[0])
 
 
-def test_cache_of_another_file_format_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(UsageError, match="is not a cache file"):
-        PeerCache(tmp_path / "list.json")
+def test_a_store_that_was_cut_off_goes_on(folder: Path, tmp_path: Path) -> None:
+    work = [Job(jpeg(), path, 50) for path in pictures(folder)]
+    file = tmp_path / "points.jsonl"
+    first = measure_jobs(work, store=PointStore(file))
+    file.write_bytes(file.read_bytes()[:-20])
+    store = PointStore(file)
+    assert [store.get(job) is None for job in work] == [False, False, True]
+    store.put(work[2], first[2])  # type: ignore[arg-type]
+    assert repr([PointStore(file).get(job) for job in work]) == repr(first)
 
 
-def test_bd_rate_table() -> None:
-    curves = {
-        "anchor": curve("anchor", [0.5, 1.0, 2.0], [30.0, 35.0, 40.0]),
-        "half": curve("half", [0.25, 0.5, 1.0], [30.0, 35.0, 40.0]),
-    }
-    curves["short"] = curve("short", [0.5, 1.0], [33.0, 35.0])
-    text = text_of(bd_rate_table(curves, "anchor", 31, 39, title="two curves"))
-    assert "two curves" in text
-    assert "-50.0 %" in text
-    assert "bit/px at 35 dB" in text
-    assert "how half was run" in text
-    assert "covers 33.0…35.0 dB" in text
-    with pytest.raises(UsageError, match="anchor curve covers"):
-        bd_rate_table(curves, "anchor", 31, 41, title="too wide")
+def test_a_bundle_belongs_to_what_is_remembered(
+    folder: Path, tmp_path: Path, plain_bundle: Bundle
+) -> None:
+    job = Job(ambi_codec(strategist="fixed"), pictures(folder)[0], 50)
+    other = tmp_path / "other.ambic"
+    save_bundle(plain_bundle, other)
+    store = PointStore(tmp_path / "points.jsonl")
+    store.put(job, Point(50, 1, 1.0, 30.0, 0.9, 0.9, 1.0, 1.0, 30.0))
+    assert store.get(job) is not None
+    assert store.get(job._replace(codec=ambi_codec(strategist="fixed", bundle=other))) is None
+    assert store.get(job._replace(codec=ambi_codec(effort=1))) is None
+
+
+def test_what_fails_is_told_and_the_rest_is_measured(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "points.jsonl"
+    broken = folder / "broken.png"
+    broken.write_bytes((folder / "p0.png").read_bytes()[:500])
+    work = [Job(jpeg(), path, 50) for path in (folder / "p0.png", broken, folder / "p1.png")]
+    outcomes = measure_jobs(work, store=PointStore(file))
+    assert isinstance(outcomes[0], Point)
+    assert isinstance(outcomes[2], Point)
+    assert "cannot be read as a picture" in str(outcomes[1])
+    # A library that refuses what it is asked for.
+    refused = run_job(Job(webp(), folder / "p0.png", 1e9))
+    assert isinstance(refused, str)
+    assert "\n" not in refused
+    with pytest.raises(AmbiError, match=r"JPEG 4:2:0 on .*broken\.png at 12"):
+        dataset_curves([jpeg()], [broken])
 
 
 def test_similarities_are_compared_in_decibels() -> None:
@@ -236,39 +336,6 @@ def test_similarities_are_compared_in_decibels() -> None:
     assert half.bd_rate(anchor, metric="ssim") == pytest.approx(-50)
     with pytest.raises(UsageError, match="does not cover 41 dB"):
         anchor.quality_at("ssim", 41)
-
-
-def cells(curves: list[Curve], low: float, high: float) -> dict[str, list[str]]:
-    rows = bd_rate_rows({c.name: c for c in curves}, curves[0].name, low, high)
-    assert {len(row) for row in rows.cells} == {len(rows.headings)}
-    return {row[0]: row[1:] for row in rows.cells}
-
-
-def test_similarities_are_compared_over_the_range_of_the_anchor() -> None:
-    # Half the rate up to 35 dB, equal above: the range decides what the mean is.
-    anchor = curve("anchor", [0.5, 1.0, 2.0, 4.0], [30.0, 35.0, 40.0, 45.0])
-    mixed = curve("mixed", [0.25, 0.5, 2.0, 4.0], [30.0, 35.0, 40.0, 45.0])
-    for low, high in ((31, 34), (41, 44)):
-        table = cells([anchor, mixed], low, high)
-        expected = mixed.bd_rate(anchor, low=low, high=high)
-        assert table["mixed"][:3] == [f"{expected:+.1f} %"] * 3
-    assert table["anchor"][:3] == ["anchor", "", ""]
-    short = curve("short", [0.5, 1.0], [33.0, 35.0])
-    table = cells([anchor, short], 31, 39)
-    same = f"{short.bd_rate(anchor, low=33, high=35):+.1f} %"
-    assert table["short"][:3] == ["covers 33.0…35.0 dB", same + "*", same + "*"]
-    far = curve("far", [0.5, 1.0], [50.0, 55.0])
-    assert cells([anchor, far], 31, 39)["far"][1:3] == ["–", "–"]
-
-
-def test_what_was_not_measured_or_is_equal_has_a_dash() -> None:
-    anchor = curve("anchor", [0.5, 1.0, 2.0], [30.0, 35.0, 40.0])
-    points = [p._replace(ssim=math.nan, ms_ssim=0.97) for p in anchor.points]
-    assert cells([anchor, Curve("other", "", tuple(points))], 31, 39)["other"][1:3] == ["–", "–"]
-    unmeasured = [p._replace(ssim=math.nan, ms_ssim=math.nan) for p in anchor.points]
-    half = curve("half", [0.25, 0.5, 1.0], [30.0, 35.0, 40.0])
-    plain = Curve("plain", "", tuple(unmeasured))
-    assert cells([plain, half], 31, 39)["half"][:3] == ["-50.0 %", "–", "–"]
 
 
 def test_markdown() -> None:
@@ -297,50 +364,10 @@ def test_points_table_compares_at_equal_psnr() -> None:
     assert last.rstrip().endswith("–")  # 50 dB is beyond the rival
 
 
-def test_script_prints_a_table_and_writes_curves(folder: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out.json"
-    command = [sys.executable, str(SCRIPT), str(folder), "--peers-only", "--peers", "webp"]
-    command += ["-j", "1", "--low", "30", "--high", "38", "--json", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "WebP" in done.stdout
-    document = json.loads(output.read_text())
-    assert document["dataset"] == ["p0.png", "p1.png", "p2.png"]
-    assert [c["name"] for c in document["mean"]] == ["JPEG 4:2:0", "WebP"]
-    assert len(document["pictures"]["p1.png"]) == 2
-    rates = [c["results"]["bpp"] for c in document["mean"]]
-    expected = mean_curves(dataset_curves([jpeg(), webp()], pictures(folder)))
-    for found, curve in zip(rates, expected.values(), strict=True):
-        assert np.allclose(found, curve.bpp)
-
-
-def test_script_prints_markdown(folder: Path) -> None:
-    command = [sys.executable, str(SCRIPT), str(folder), "--peers-only", "--peers", "webp"]
-    command += ["-j", "1", "--low", "30", "--high", "38", "--markdown"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    table = [line for line in done.stdout.splitlines() if line.startswith("|")]
-    assert len(table) == 4
-    assert {line.count("|") for line in table} == {8}
-    assert table[2].startswith("| JPEG 4:2:0 | anchor |")
-    assert table[3].startswith("| WebP | −")
-
-
-def test_script_refuses_to_compare_with_what_it_does_not_measure(folder: Path) -> None:
-    command = [sys.executable, str(SCRIPT), str(folder), "--peers-only", "--against", "ambi fixed"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "'ambi fixed' is not measured" in done.stderr
-
-
-def test_script_reports_a_mistake_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), str(tmp_path / "none"), "--peers-only"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.strip() == f"bench_kodak: {tmp_path / 'none'} is not a folder"
-
-
-def test_missing_module_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "imagecodecs", None)
-    with pytest.raises(UsageError, match=r"needs the module imagecodecs; install ambi-rl\[bench\]"):
-        peer("jxl")
+@pytest.mark.parametrize(("module", "selector"), [("imagecodecs", "jxl"), ("pillow_heif", "heic")])
+def test_missing_module_is_named(
+    monkeypatch: pytest.MonkeyPatch, module: str, selector: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UsageError, match=rf'needs {module}, .* pip install "ambi-rl\[bench\]"'):
+        make_codec(selector)

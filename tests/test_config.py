@@ -71,7 +71,7 @@ def test_groups_are_as_documented() -> None:
         "target_rate",
         "task",
     ]
-    assert GROUPS["experiment"] == ["curves", "default", "demo", "rates"]
+    assert GROUPS["experiment"] == ["curves", "default", "demo", "rates", "tiny"]
 
 
 @pytest.mark.usefixtures("composer")
@@ -118,7 +118,7 @@ MISTAKES = {
     "learning_rate=1": r"no key 'learning_rate'; did you mean agent.learning_rate\?",
     "+extra=1": "no key 'extra'; .*the configuration has name, runs, seed",
     "agent=pppo": r"agent is 'pppo'; it can be a2c, maskable_ppo, ppo; did you mean ppo\?",
-    "experiment=demmo": r"experiment is 'demmo'; it can be curves, default, demo, rates; did you mean demo\?",
+    "experiment=demmo": r"is 'demmo'; it can be curves, default, demo, rates, tiny; did you mean demo\?",
     "seed=many": "seed is 'many'; it must be a whole number",
     "agent.learning_rate=x": "agent.learning_rate is 'x'; it must be a number",
     "agent.learning_rate=0": "agent.learning_rate is 0; it must be over 0",
@@ -127,10 +127,12 @@ MISTAKES = {
     "data.max_quality=101": "data.max_quality is 101",
     "reward.rate=-1": "reward.rate is -1",
     "reward.metric.wieght=1": r"no key 'reward.metric.wieght'; did you mean reward.metric.weight\?",
+    "reward.metric.arguments.power=2": r"with a plus: \+reward\.metric\.arguments\.NAME=VALUE",
+    "reward.metric.arguments={power: 2}": r"with a plus: \+reward\.metric\.arguments\.NAME=VALUE",
     "reward.constraint.target_bpp=-1": "target_bpp is -1; it must be over 0",
     "agent.credit=trees": r"agent.credit is 'trees'; it can be auto, tree, steps; did you mean tree\?",
     "agent.warm_start=imitate": r"did you mean imitation\?",
-    "agent.imitation.effort=3": "effort 5…9",
+    "agent.imitation.effort=3": "effort is 3; it can be 5…9: the teacher is a search",
     "evaluation.metric=pnsr": r"did you mean psnr\?",
     "evaluation.qualities=[50]": "two or more",
     "data=folder": "data.folder has no value",

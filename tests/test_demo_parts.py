@@ -18,21 +18,18 @@ from rich.console import Console
 from ambi_rl.bench import demo
 from ambi_rl.bench.codecs import AmbiCodec, jpeg, webp
 from ambi_rl.bench.curves import Curve, Point
-from ambi_rl.bench.draw import (
+from ambi_rl.bench.draw import Panel, draw_decisions, figure, legend
+from ambi_rl.codec.bundle import Bundle, save_bundle
+from ambi_rl.codec.frame import Decision
+from ambi_rl.errors import UsageError
+from ambi_rl.palette import (
     COARSER_COLOUR,
     FINER_COLOUR,
     FLAT_COLOURS,
     OTHER_COLOUR,
-    Panel,
     colour_of,
     direction_of,
-    draw_decisions,
-    figure,
-    legend,
 )
-from ambi_rl.codec.bundle import Bundle, save_bundle
-from ambi_rl.codec.frame import Decision
-from ambi_rl.errors import UsageError
 
 STRATEGIES = ["dc", "planar", "angular_10", "angular_26"]
 OFFSETS = [-2, 0, 2]

@@ -45,6 +45,9 @@ print(json.dumps(sorted(sys.modules)))
 STARTED = "import json, sys; import ambi_rl.cli.app; print(json.dumps(sorted(sys.modules)))"
 
 
+BENCHMARK = "import json, sys; import ambi_rl.cli.bench; print(json.dumps(sorted(sys.modules)))"
+
+
 def modules_after(code: str, *arguments: str) -> set[str]:
     result = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
@@ -64,6 +67,11 @@ def test_no_module_of_the_codec_imports_anything_heavy() -> None:
 
 def test_the_command_line_starts_without_the_compiler() -> None:
     assert not modules_after(STARTED) & {*HEAVY, "numba", "llvmlite", "numpy", "PIL"}
+
+
+def test_benchmarks_start_without_training_and_load_peers_when_they_run() -> None:
+    optional = {"imagecodecs", "matplotlib", "pillow_heif", "plotly"}
+    assert not modules_after(BENCHMARK) & {*HEAVY, *optional}
 
 
 @pytest.mark.parametrize("package", ["codec", "metrics"])

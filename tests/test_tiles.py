@@ -17,7 +17,7 @@ from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.container import MAX_SIDE, Section, read_container, varint, write_container
 from ambi_rl.codec.frame import encode_frame
 from ambi_rl.codec.strategists import for_search
-from ambi_rl.codec.threads import THREADS_VARIABLE, available_threads, in_threads
+from ambi_rl.codec.threads import THREADS_VARIABLE, in_threads, thread_count
 from ambi_rl.codec.tiles import MIN_SIDE, TILED_PIXELS, TileGrid, encode_tiles, grid_for
 from ambi_rl.errors import AmbiError, CorruptFileError, UsageError
 from tests.conftest import PHOTOGRAPHS
@@ -174,11 +174,11 @@ def test_damage_in_any_tile_is_noticed(picture: Image.Image, default_bundle: Bun
 
 def test_a_nonsensical_number_of_threads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(THREADS_VARIABLE, "1")
-    assert available_threads() == 1
+    assert thread_count() == 1
     for text in ("0", "-2", "two", "1.5", "²"):
         monkeypatch.setenv(THREADS_VARIABLE, text)
         with pytest.raises(UsageError, match="AMBI_THREADS"):
-            available_threads()
+            thread_count()
 
 
 def test_threads_give_results_in_order_and_errors() -> None:

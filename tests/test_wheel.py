@@ -72,7 +72,7 @@ def test_contents(wheel: Path) -> None:
         installed_name(path)
         for folder in ("ambi_rl", "envs", "conf")
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".py", ".yaml")
+        if path.suffix in (".py", ".yaml", ".html", ".css", ".js")
     }
     assert modules
     assert modules <= names

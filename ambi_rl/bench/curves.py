@@ -6,17 +6,17 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from ambi_rl.bench.codecs import Codec
+from ambi_rl.bench.results import Metric, decibels
 from ambi_rl.errors import UsageError
-from ambi_rl.metrics import bd_rate, ms_ssim, psnr, rate_at_quality, ssim
+from ambi_rl.metrics import bd_psnr, bd_rate, ms_ssim, psnr, psnr_luma, rate_at_quality, ssim
 from ambi_rl.metrics.bjontegaard import Pchip
-
-Metric = Literal["psnr", "ssim", "ms_ssim"]
+from ambi_rl.metrics.fidelity import MS_SSIM_SIDE, WINDOW
 
 
 class Point(NamedTuple):
@@ -27,10 +27,11 @@ class Point(NamedTuple):
         size: Of the whole file, in bytes.
         bpp: Bits per pixel.
         psnr: Of RGB, in dB.
-        ssim: Of RGB, mean over channels; nan if it was not asked for.
-        ms_ssim: Likewise.
+        ssim: Of RGB, mean over channels; nan if it was not asked for, or below 11 pixels a side.
+        ms_ssim: Likewise, with all five scales; nan below 176 pixels a side, where they do not fit.
         encode_seconds: Wall-clock time, in memory.
         decode_seconds: Wall-clock time, in memory.
+        psnr_luma: Of luma (BT.601), in dB; nan if it is not known.
     """
 
     setting: float
@@ -41,6 +42,7 @@ class Point(NamedTuple):
     ms_ssim: float
     encode_seconds: float
     decode_seconds: float
+    psnr_luma: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,8 @@ class Curve:
 
         It is infinite for equal pictures, and nan where the metric was not measured.
         """
-        if metric == "psnr":
-            return self.psnr
-        return [_decibels(getattr(p, metric)) for p in self.points]
+        values = [float(getattr(p, metric)) for p in self.points]
+        return values if metric.startswith("psnr") else [decibels(v) for v in values]
 
     def quality_at(self, metric: Metric, decibels: float) -> float:
         """What a metric says, in dB, where the PSNR between the points has a value.
@@ -91,6 +92,14 @@ class Curve:
             return rate_at_quality(self.bpp, self.psnr, target)
         except UsageError as error:
             raise UsageError(f"{self.name}: {error}") from error
+
+    def bpp_at_quality(self, metric: Metric, decibels: float) -> float:
+        """Bits per pixel where a metric, in dB, has a value between the points.
+
+        Raises:
+            UsageError: The curve does not reach it.
+        """
+        return rate_at_quality(self.bpp, self.quality(metric), decibels)
 
     def bd_rate(
         self,
@@ -117,6 +126,26 @@ class Curve:
         except UsageError as error:
             raise UsageError(f"{self.name} against {anchor.name}: {error}") from error
 
+    def bd_quality(
+        self, anchor: Curve, *, low: float, high: float, metric: Metric = "psnr"
+    ) -> float:
+        """BD-PSNR against `anchor`, or the same of another metric, in dB; see `ambi_rl.metrics.bd_psnr`.
+
+        Args:
+            anchor: What to compare with.
+            low: Lower end of the range of rates, in bits per pixel.
+            high: Upper end.
+            metric: Of what the difference is, in dB as `quality` has it.
+
+        Raises:
+            UsageError: One of the curves does not cover low…high or falls, or the metric was not measured.
+        """
+        a, b = anchor.quality(metric), self.quality(metric)
+        try:
+            return bd_psnr(anchor.bpp, a, self.bpp, b, low=low, high=high)
+        except UsageError as error:
+            raise UsageError(f"{self.name} against {anchor.name}: {error}") from error
+
     def mean_seconds(
         self, low: float | None = None, high: float | None = None
     ) -> tuple[float, float]:
@@ -134,26 +163,6 @@ class Curve:
             float(np.mean([p.decode_seconds for p in inside])),
         )
 
-    def as_json(self) -> dict[str, Any]:
-        """The curve in CompressAI's schema, which its plotting script reads."""
-        return {
-            "name": self.name,
-            "description": self.description,
-            "results": {
-                "setting": [p.setting for p in self.points],
-                "bpp": self.bpp,
-                "psnr-rgb": self.psnr,
-                "ssim-rgb": [p.ssim for p in self.points if math.isfinite(p.ssim)],
-                "ms-ssim-rgb": [p.ms_ssim for p in self.points if math.isfinite(p.ms_ssim)],
-                "encoding_time": [p.encode_seconds for p in self.points],
-                "decoding_time": [p.decode_seconds for p in self.points],
-            },
-        }
-
-
-def _decibels(similarity: float) -> float:
-    return math.inf if similarity >= 1 else -10 * math.log10(1 - similarity)
-
 
 def warm_up(codec: Codec) -> None:
     """Code a tiny picture, so that loading and compiling are not part of what is timed."""
@@ -166,12 +175,12 @@ def measure(codec: Codec, image: Image.Image, setting: float, *, structural: boo
 
     Args:
         codec: What to measure.
-        image: RGB; at least 11 pixels a side where `structural`.
+        image: RGB.
         setting: Of the codec.
         structural: Compute SSIM and MS-SSIM too, which takes longer than most decoders.
 
     Raises:
-        UsageError: The picture is not RGB or is too small.
+        UsageError: The picture is not RGB, or what is decoded is of another size.
     """
     if image.mode != "RGB":
         raise UsageError(f"benchmarks compare RGB pictures, this one has mode {image.mode}")
@@ -181,15 +190,18 @@ def measure(codec: Codec, image: Image.Image, setting: float, *, structural: boo
     decoded = codec.decode(data)
     done = time.perf_counter()
     original, copy = np.asarray(image), np.asarray(decoded)
+    side = min(image.size)
     return Point(
         setting=setting,
         size=len(data),
         bpp=len(data) * 8 / (image.width * image.height),
         psnr=psnr(original, copy),
-        ssim=ssim(original, copy) if structural else math.nan,
-        ms_ssim=ms_ssim(original, copy) if structural else math.nan,
+        ssim=ssim(original, copy) if structural and side >= WINDOW else math.nan,
+        # With fewer scales it would be another metric under the same name.
+        ms_ssim=ms_ssim(original, copy) if structural and side >= MS_SSIM_SIDE else math.nan,
         encode_seconds=encoded - start,
         decode_seconds=done - encoded,
+        psnr_luma=psnr_luma(original, copy),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -11,16 +10,21 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from ambi_rl.codec.tables import ANGLES, DIAGONAL, FIRST_ANGLE, PREDICTOR_NAMES
+from ambi_rl.codec.tables import FIRST_ANGLE, PREDICTOR_NAMES
 from ambi_rl.errors import UsageError
+from ambi_rl.palette import (
+    COARSER_COLOUR,
+    FINER_COLOUR,
+    FLAT_COLOURS,
+    OTHER_COLOUR,
+    Colour,
+    colour_of,
+    direction_of,
+    offset_colour,
+)
 
 Pixels = npt.NDArray[np.uint8]
-Colour = tuple[int, int, int]
 
-FLAT_COLOURS: dict[str, Colour] = {"dc": (110, 110, 110), "planar": (255, 255, 255)}
-OTHER_COLOUR: Colour = (230, 90, 220)
-FINER_COLOUR: Colour = (255, 230, 60)
-COARSER_COLOUR: Colour = (40, 60, 160)
 _TINT = 0.55
 _LINE: Colour = (20, 20, 20)
 _MARGIN, _CAPTION = 8, 26
@@ -55,32 +59,6 @@ class Panel(NamedTuple):
 
     caption: str
     pixels: Pixels
-
-
-def direction_of(strategy: str) -> float | None:
-    """Direction a strategy extends the border in, in radians 0…π, counter-clockwise from horizontal.
-
-    None for a strategy without a direction.
-    """
-    if strategy not in PREDICTOR_NAMES:
-        return None
-    code = PREDICTOR_NAMES.index(strategy)
-    if code < FIRST_ANGLE:
-        return None
-    slope = int(ANGLES[code]) / 32
-    # Below the diagonal the reference is the left column and the table holds rows per column; from it on
-    # the reference is the row above and the table holds columns per row.
-    rise, run = (slope, 1.0) if code < DIAGONAL else (1.0, slope)
-    return math.atan2(rise, run) % math.pi
-
-
-def colour_of(strategy: str) -> Colour:
-    """Colour of a strategy: grays without a direction, the colour wheel for directions."""
-    angle = direction_of(strategy)
-    if angle is None:
-        return FLAT_COLOURS.get(strategy, OTHER_COLOUR)
-    red, green, blue = colorsys.hsv_to_rgb(angle / math.pi, 0.85, 1.0)
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def draw_decisions(
@@ -140,9 +118,8 @@ def _draw_block(
         x, y = left + side / 2, top + side / 2
         dx, dy = math.cos(angle) * side * 0.3, -math.sin(angle) * side * 0.3
         draw.line((x - dx, y - dy, x + dx, y + dy), fill=_LINE)
-    if offset:
+    if colour := offset_colour(offset):
         reach = max(3, side // 4)
-        colour = FINER_COLOUR if offset < 0 else COARSER_COLOUR
         corner = ((left + 1, top + 1), (left + 1 + reach, top + 1), (left + 1, top + 1 + reach))
         draw.polygon(corner, fill=colour)
 

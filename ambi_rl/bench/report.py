@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from rich import box
 from rich.table import Table
 
-from ambi_rl.bench.curves import Curve, Metric
+from ambi_rl.bench.curves import Curve
+from ambi_rl.bench.derive import as_curve
+from ambi_rl.bench.results import Comparison, CurveEntry, DeltaEntry, Metric, Results
 from ambi_rl.errors import UsageError
 
 
@@ -22,77 +24,97 @@ class Rows(NamedTuple):
     note: str = ""
 
 
-def bd_rate_rows(curves: Mapping[str, Curve], anchor: str, low: float, high: float) -> Rows:
-    """Codecs by BD-rate against one of them, in three metrics, with their mean times.
+_METRIC_NAMES: dict[Metric, str] = {
+    "psnr": "PSNR",
+    "psnr_luma": "luma",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+}
 
-    PSNR is compared over `low`…`high`. SSIM and MS-SSIM are compared in dB, −10·log10(1 − x), over the
-    range that the anchor has from `low` to `high` dB of PSNR; where a codec covers less of that range,
-    over what it covers, and its cell is marked.
+
+def result_rows(results: Results) -> Rows:
+    """Codecs and imported curves by BD-rate in % and BD-PSNR in dB of the whole set, with mean times.
 
     Args:
-        curves: Dataset-mean curves by name.
-        anchor: Name of the curve that the others are compared with.
-        low: Lower end of the PSNR range in dB.
-        high: Upper end.
-
-    Raises:
-        UsageError: The anchor does not cover the range. Another curve that does not is in the table, with
-            what it covers in the place of its BD-rate, so that a long measurement is not lost.
+        results: Of a benchmark.
     """
-    middle = (low + high) / 2
-    headings = [
-        "codec",
-        f"BD-rate vs {anchor}",
-        "in SSIM",
-        "in MS-SSIM",
-        f"bit/px at {middle:g} dB",
-        "encode s",
-        "decode s",
-    ]
-    reference = curves[anchor]
-    reference.bd_rate(reference, low=low, high=high)  # The anchor itself must cover the range.
+    comparison = results.comparison
+    middle = (comparison.low + comparison.high) / 2
+    headings = ["codec", *(f"{name} %" for name in _METRIC_NAMES.values()), "PSNR dB"]
+    headings += [f"bpp at {middle:g} dB", "enc s", "dec s"]
     rows = []
-    for curve in curves.values():
-        encode, decode = curve.mean_seconds(low, high)
-        deltas = ["anchor", "", ""]
-        if curve is not reference:
-            deltas = [
-                _bd_rate_cell(curve, reference, low, high),
-                _structural_cell(curve, reference, "ssim", low, high),
-                _structural_cell(curve, reference, "ms_ssim", low, high),
-            ]
-        at_middle = f"{curve.bpp_at(middle):.3f}" if covers(curve, middle, middle) else "–"
-        rows.append([curve.name, *deltas, at_middle, f"{encode:.3f}", f"{decode:.3f}"])
+    for entry in (*results.means, *results.imported):
+        found = {metric: results.delta(entry.name, metric=metric) for metric in _METRIC_NAMES}
+        if entry.name == comparison.anchor:
+            cells = ["anchor", "", "", "", ""]
+        else:
+            cells = [_rate_cell(delta) for delta in found.values()] + [_gain_cell(found["psnr"])]
+        rows.append([entry.name, *cells, *_plain_cells(entry, comparison)])
     is_marked = any(cell.endswith("*") for row in rows for cell in row)
     return Rows(headings, rows, "* over the part of the range that it covers" if is_marked else "")
 
 
-def bd_rate_table(
-    curves: Mapping[str, Curve], anchor: str, low: float, high: float, *, title: str
-) -> Table:
-    """What `bd_rate_rows` has, for a terminal, with how each codec was run.
+def describe(results: Results) -> str:
+    """What was measured and how it is compared, in one line: the sentence that belongs to every table."""
+    comparison, count = results.comparison, len(results.mean_images)
+    what = f"{count} picture{'s' * (count != 1)}"
+    if results.crop is not None:
+        what += f", centre {results.crop}x{results.crop}"
+    return (
+        f"{what}, dataset-mean curves; BD-rate in % by four metrics and BD-PSNR in dB against "
+        f"{comparison.anchor} over RGB-PSNR {comparison.low:g}…{comparison.high:g} dB, "
+        f"{comparison.interpolation} of log10(rate); seconds are means over that range, "
+        f"{results.jobs} process{'es' * (results.jobs != 1)}"
+    )
 
-    Args:
-        curves: See `bd_rate_rows`; so the next three and the errors.
-        anchor: Name of a curve.
-        low: In dB.
-        high: In dB.
-        title: What was measured.
-    """
-    rows = bd_rate_rows(curves, anchor, low, high)
-    how = [f"{curve.name}: {curve.description}" for curve in curves.values()]
+
+def result_table(results: Results) -> Table:
+    """What `result_rows` has, for a terminal, with how each codec was run."""
+    rows = result_rows(results)
+    how = [f"{c.name}: {c.description}" for c in results.codecs]
+    how += [f"{c.name}: {c.description}, from {c.source}" for c in results.imported]
     table = Table(
-        title=title,
+        title=describe(results),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         caption="\n".join([rows.note, *how] if rows.note else how),
         caption_justify="left",
+        padding=(0, 1, 0, 0),
     )
     for heading in rows.headings:
-        table.add_column(heading, justify="right" if len(table.columns) else "left")
+        table.add_column(
+            heading,
+            justify="right" if len(table.columns) else "left",
+            min_width=min(len(heading), 6),
+        )
+    table.columns[0].no_wrap = True
     for cells in rows.cells:
         table.add_row(*cells)
     return table
+
+
+def _rate_cell(delta: DeltaEntry | None) -> str:
+    if delta is None or delta.bd_rate is None:
+        return "–"
+    return f"{delta.bd_rate:+.1f}{'' if delta.is_whole else '*'}"
+
+
+def _gain_cell(delta: DeltaEntry | None) -> str:
+    if delta is None or delta.bd_quality is None:
+        return "–"
+    return f"{delta.bd_quality:+.2f}{'' if delta.is_whole else '*'}"
+
+
+def _plain_cells(entry: CurveEntry, comparison: Comparison) -> list[str]:
+    """Bits per pixel in the middle of the range, and seconds."""
+    curve = as_curve(entry)
+    middle = (comparison.low + comparison.high) / 2
+    try:
+        rate = f"{curve.bpp_at(middle):.3f}"
+    except UsageError:
+        rate = "–"
+    seconds = curve.mean_seconds(comparison.low, comparison.high)
+    return [rate, *(f"{s:.3f}" if math.isfinite(s) else "–" for s in seconds)]
 
 
 def markdown(rows: Rows, *, title: str = "") -> str:
@@ -146,27 +168,6 @@ def points_table(curves: Sequence[Curve], rivals: Sequence[Curve], *, title: str
 def covers(curve: Curve, low: float, high: float) -> bool:
     """Whether a curve's PSNR reaches from `low` to `high`."""
     return min(curve.psnr) <= low and high <= max(curve.psnr)
-
-
-def _bd_rate_cell(curve: Curve, anchor: Curve, low: float, high: float) -> str:
-    if not covers(curve, low, high):
-        return f"covers {min(curve.psnr):.1f}…{max(curve.psnr):.1f} dB"
-    return f"{curve.bd_rate(anchor, low=low, high=high):+.1f} %"
-
-
-def _structural_cell(curve: Curve, anchor: Curve, metric: Metric, low: float, high: float) -> str:
-    wanted = anchor.quality_at(metric, low), anchor.quality_at(metric, high)
-    has = curve.quality(metric)
-    start, stop = max(wanted[0], min(has)), min(wanted[1], max(has))
-    # False as well where the metric was not measured.
-    if not start < stop < math.inf:
-        return "–"
-    try:
-        delta = curve.bd_rate(anchor, low=start, high=stop, metric=metric)
-    except UsageError:
-        # Points of equal quality: no rate belongs to it.
-        return "–"
-    return f"{delta:+.1f} %{'' if (start, stop) == wanted else '*'}"
 
 
 def _relative_rate(bpp: float, psnr: float, rival: Curve) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +48,15 @@ class StrategistName(enum.StrEnum):
     LOOKAHEAD = "lookahead"
 
 
+class CurveMetric(enum.StrEnum):
+    """What `plot --metric` accepts."""
+
+    PSNR = "psnr"
+    PSNR_LUMA = "psnr-luma"
+    SSIM = "ssim"
+    MS_SSIM = "ms-ssim"
+
+
 class MetricName(enum.StrEnum):
     """What `runs plot --metric` accepts."""
 
@@ -64,6 +73,28 @@ NoOverwriteOption = Annotated[
     bool, typer.Option("--no-overwrite", help="Fail if OUT exists instead of replacing it.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+ReportImagesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--report-images",
+        min=0,
+        metavar="N",
+        help="At most N pictures in the report's viewer, spread evenly.",
+        show_default="24",
+    ),
+]
+ReportSizeOption = Annotated[
+    float | None,
+    typer.Option(
+        "--report-size",
+        min=0,
+        metavar="MB",
+        help="Size of the report. What does not fit is left out: first JPEG 2000, JPEG XL, HEIC and other "
+        "efforts of ambi, then low and high rates, then pictures. Of 768x512 pixels, 24 at one rate or 12 "
+        "at three take 40 MB.",
+        show_default="40",
+    ),
+]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print more.")]
 
 
@@ -244,11 +275,17 @@ def info(
 
 
 _EXTRAS = dict.fromkeys(_TRAIN_MODULES, "train") | {"matplotlib": "study", "optuna": "study"}
+_BENCH_EXTRAS = dict.fromkeys(
+    ("imagecodecs", "matplotlib", "pillow_heif", "plotly", "rich"), "bench"
+)
 
 
 @contextmanager
-def _extras() -> Iterator[None]:
+def _extras(extras: Mapping[str, str] = _EXTRAS) -> Iterator[None]:
     """Name the extra to install if a module is missing.
+
+    Args:
+        extras: By module, the extra that brings it.
 
     Raises:
         UsageError: One is.
@@ -256,7 +293,7 @@ def _extras() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        extra = extras.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
         raise UsageError(
@@ -404,3 +441,211 @@ def runs_plot(
         from ambi_rl.cli.runs import plot_command
 
         plot_command(runs, target, None if metric is None else metric.value, over)
+
+
+@app.command(epilog=EXIT_CODES)
+def bench(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGES...", help="Pictures, folders of them, or patterns."),
+    ],
+    folder: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for all that is measured.")
+    ],
+    codecs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--codec",
+            metavar="NAME",
+            help="Codec to measure, with options: jpeg, avif:tune=psnr,speed=6; may be repeated. "
+            "peers is all peers.",
+            show_default="peers, and ambi at effort 5",
+        ),
+    ] = None,
+    efforts: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Efforts of ambi to measure: 0,5,9.")
+    ] = None,
+    strategists: Annotated[
+        list[StrategistName] | None,
+        typer.Option("--strategist", help="Who decides instead; may be repeated."),
+    ] = None,
+    bundles: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-b",
+            "--bundle",
+            metavar="FILE",
+            help="Codec bundle for ambi, or default for the one shipped; may be repeated.",
+        ),
+    ] = None,
+    curves: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--curve",
+            metavar="FILE",
+            help="Another curve, measured elsewhere: a file in CompressAI's JSON schema; may be repeated.",
+        ),
+    ] = None,
+    anchor: Annotated[
+        str, typer.Option(metavar="NAME", help="What BD-rates are against: a codec or a curve.")
+    ] = "jpeg",
+    low: Annotated[float, typer.Option(help="Lower end of the RGB-PSNR range, dB.")] = 29,
+    high: Annotated[float, typer.Option(help="Upper end of it, dB.")] = 40,
+    every: Annotated[int, typer.Option(min=1, metavar="N", help="Take every n-th picture.")] = 1,
+    crop: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="SIDE", help="Take the centre, at most so many pixels a side."),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option("-j", "--jobs", min=1, help="Processes; seconds are truest with 1.")
+    ] = 1,
+    as_json: JsonOption = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table as Markdown.")
+    ] = False,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Write DIR/report.html as well: tables, curves, pictures."),
+    ] = False,
+    report_images: ReportImagesOption = None,
+    report_size: ReportSizeOption = None,
+) -> None:
+    """Compare rate and distortion of ambi, JPEG, JPEG 2000, WebP, AVIF, JPEG XL and HEIC.
+
+    \b
+    ambi bench photos -o out                                 all peers, and ambi at effort 5
+    ambi bench photos -o out --efforts 0,5,9 -j 2            with these efforts
+    ambi bench photos -o out --codec jpeg --bundle my.ambic  ambi with a bundle against JPEG
+    ambi bench kodak -o out --codec peers --curve vtm.json   with a published curve
+
+    Codecs and their options: ambi (effort, strategist, bundle, restoration), jpeg (chroma), jpeg2000,
+    webp (method), avif (chroma, tune, speed), jxl (effort), heic (chroma, tune). Every file is really
+    written and decoded. BD-rates are of mean curves over the pictures.
+
+    DIR gets results.json, points.csv, deltas.csv (BD-rate and BD-PSNR for each picture and the mean),
+    table.md and curves/*.json in CompressAI's schema, with --report a page to look at. An interrupted
+    benchmark goes on with the same command; what DIR holds is not measured again. Needs
+    pip install "ambi-rl[bench]".
+    """  # noqa: D301 - the control character tells Typer to keep the lines
+    with _extras(_BENCH_EXTRAS):
+        from ambi_rl.cli.bench import bench_command
+
+        bench_command(
+            sources,
+            folder,
+            codecs=codecs or [],
+            efforts=efforts,
+            strategists=[name.value for name in strategists or []],
+            bundles=bundles or [],
+            curves=curves or [],
+            anchor=anchor,
+            low=low,
+            high=high,
+            every=every,
+            crop=crop,
+            jobs=jobs,
+            as_json=as_json,
+            as_markdown=as_markdown,
+            report=report,
+            report_images=report_images,
+            report_size=report_size,
+        )
+
+
+@app.command(epilog=EXIT_CODES)
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What ambi bench -o wrote.")],
+    target: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="The page.", show_default="DIR/report.html"
+        ),
+    ] = None,
+    images: ReportImagesOption = None,
+    size: ReportSizeOption = None,
+    jobs: Annotated[
+        int, typer.Option("-j", "--jobs", min=1, help="Processes that code the viewer's pictures.")
+    ] = 1,
+) -> None:
+    """Make the HTML report of a benchmark again, without measuring.
+
+    One file that needs no network: tables to sort, curves to zoom, and pictures side by side at equal rate
+    with the encoder's decisions. The pictures must lie where they were measured, seen from this folder.
+    """
+    with _extras(_BENCH_EXTRAS):
+        from ambi_rl.cli.report import report_command
+
+        report_command(folder, target=target, images=images, megabytes=size, jobs=jobs)
+
+
+@app.command(epilog=EXIT_CODES)
+def find_close(
+    codec: Annotated[
+        str,
+        typer.Argument(metavar="CODEC", help="As for bench: ambi:effort=9, webp, avif:speed=6."),
+    ],
+    source: Annotated[Path, typer.Argument(metavar="IMAGE", help="Picture to code.")],
+    psnr: Annotated[
+        float | None, typer.Option("--psnr", metavar="DB", help="RGB-PSNR to come close to.")
+    ] = None,
+    bpp: Annotated[
+        float | None, typer.Option("--bpp", metavar="X", help="Bits per pixel to come close to.")
+    ] = None,
+    ms_ssim: Annotated[
+        float | None, typer.Option("--ms-ssim", metavar="X", help="MS-SSIM to come close to.")
+    ] = None,
+    target: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Write the codec's file, as it is."),
+    ] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Find the setting at which a codec comes closest to a bit rate or a quality.
+
+    Pictures are coded without metadata, as in bench. For files to keep use encode --target-….
+    Needs pip install "ambi-rl[bench]".
+    """
+    with _extras(_BENCH_EXTRAS):
+        from ambi_rl.cli.bench import find_close_command
+
+        find_close_command(
+            codec,
+            source,
+            psnr=psnr,
+            bpp=bpp,
+            ms_ssim=ms_ssim,
+            target=target,
+            as_json=as_json,
+            verbose=verbose,
+        )
+
+
+@app.command(epilog=EXIT_CODES)
+def plot(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILES...", help="results.json of bench, or curves in CompressAI's JSON schema."
+        ),
+    ],
+    target: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="FILE", help=".png, .svg, .pdf or .html to write."),
+    ],
+    metric: Annotated[CurveMetric, typer.Option(help="On the vertical axis.")] = CurveMetric.PSNR,
+    image: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Curves of this picture instead of the mean's."),
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Above the plot.")] = None,
+    axes: Annotated[
+        tuple[float, float, float, float] | None,
+        typer.Option(metavar="X0 X1 Y0 Y1", help="Range of bits per pixel, and of the metric."),
+    ] = None,
+) -> None:
+    """Plot rate-distortion curves. Needs pip install "ambi-rl[bench]"."""
+    with _extras(_BENCH_EXTRAS):
+        from ambi_rl.cli.bench import plot_command
+
+        plot_command(sources, target, metric=metric.value, image=image, title=title, axes=axes)

@@ -1,4 +1,4 @@
-"""Sharing the parts of one picture among threads; compiled kernels release Python's lock."""
+"""How many threads one call of the codec may use, and sharing the parts of a picture among them."""
 
 from __future__ import annotations
 
@@ -15,30 +15,53 @@ R = TypeVar("R")
 THREADS_VARIABLE = "AMBI_THREADS"
 """Environment variable: the most threads that one picture is coded or decoded with."""
 
+_limit: int | None = None
 
-def available_threads() -> int:
-    """How many threads to use: the cores that this process may run on, or fewer if `AMBI_THREADS` says so.
+
+def available_cores() -> int:
+    """Cores that this process may run on, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def thread_count() -> int:
+    """Threads that one encode or decode may use: all cores, unless told or the environment says otherwise.
 
     Raises:
         UsageError: `AMBI_THREADS` is not a positive integer.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = available_cores() if _limit is None else _limit
     text = os.environ.get(THREADS_VARIABLE)
     if not text:
-        return cores or 1
+        return count
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise UsageError(
             f"{THREADS_VARIABLE} is {text!r}; set it to a number of threads, 1 or more"
         )
-    return min(cores or 1, int(text))
+    return min(count, int(text))
+
+
+def limit_threads(count: int | None) -> None:
+    """Set what `thread_count` returns at most, for whoever codes several pictures at a time.
+
+    Args:
+        count: At least 1; None for as many as there are cores.
+    """
+    global _limit
+    _limit = None if count is None else max(1, count)
 
 
 def in_threads(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
-    """Call `work` with each part, on as many threads as there are cores, and return the results in order.
+    """Call `work` with each part, on `thread_count()` threads, and return the results in order.
 
-    What one call raises is raised here; parts that have not begun by then are left out.
+    Kernels release Python's lock. What one call raises is raised here; parts that have not begun by then are
+    left out.
+
+    Raises:
+        UsageError: see `thread_count`.
     """
-    threads = min(len(parts), available_threads())
+    threads = min(len(parts), thread_count())
     if threads <= 1:
         return [work(part) for part in parts]
     pool = ThreadPoolExecutor(threads)

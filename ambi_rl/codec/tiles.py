@@ -114,6 +114,16 @@ def _read_section(data: bytes, height: int, width: int) -> tuple[TileGrid, list[
     ]
 
 
+def read_tiles(data: bytes, height: int, width: int) -> list[tuple[Tile, bytes]]:
+    """The tiles that the payload of a `Section.TILES` holds, in raster order, each with its own payload.
+
+    Raises:
+        CorruptFileError: The payload does not describe tiles of such a picture.
+    """
+    grid, payloads = _read_section(data, height, width)
+    return list(zip(grid.tiles(), payloads, strict=True))
+
+
 def encode_tiles(
     planes: Planes,
     step: int,
@@ -176,7 +186,7 @@ def decode_tiles(
     Raises:
         CorruptFileError: The payload says something impossible or ends early.
     """
-    grid, payloads = _read_section(payload, height, width)
+    parts = read_tiles(payload, height, width)
     planes = np.zeros((num_planes, height, width), np.int16)
 
     def decode(part: tuple[Tile, bytes]) -> None:
@@ -185,5 +195,5 @@ def decode_tiles(
             data, tile.height, tile.width, num_planes, step, bundle
         )
 
-    in_threads(decode, list(zip(grid.tiles(), payloads, strict=True)))
+    in_threads(decode, parts)
     return planes

@@ -1,7 +1,7 @@
 """Measures of fidelity and of rate-distortion curves, in NumPy alone."""
 
 from ambi_rl.metrics.bjontegaard import bd_psnr, bd_rate, rate_at_quality
-from ambi_rl.metrics.fidelity import ms_ssim, ms_ssim_gradient, mse, psnr, ssim
+from ambi_rl.metrics.fidelity import ms_ssim, ms_ssim_gradient, mse, psnr, psnr_luma, ssim
 
 __all__ = [
     "bd_psnr",
@@ -10,6 +10,7 @@ __all__ = [
     "ms_ssim_gradient",
     "mse",
     "psnr",
+    "psnr_luma",
     "rate_at_quality",
     "ssim",
 ]

@@ -19,6 +19,11 @@ SIGMA = 1.5
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the five scales, finest first (Wang et al. 2003, table of section 3.2)."""
 
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Weights of R, G and B in luma (ITU-R BT.601)."""
+MS_SSIM_SIDE = WINDOW << (len(MS_SSIM_WEIGHTS) - 1)
+"""The smallest side of a picture that all five scales fit in, in pixels."""
+
 _C1 = (0.01 * PEAK) ** 2
 _C2 = (0.03 * PEAK) ** 2
 _ROWS = 64
@@ -71,6 +76,26 @@ def psnr(a: Pixels, b: Pixels) -> float:
     """
     error = mse(a, b)
     return math.inf if error == 0 else 10 * math.log10(PEAK * PEAK / error)
+
+
+def psnr_luma(a: Pixels, b: Pixels) -> float:
+    """Peak signal-to-noise ratio of luma after BT.601, Y = 0.299 R + 0.587 G + 0.114 B, not rounded.
+
+    Args:
+        a: uint8 [H, W, 3], RGB.
+        b: Same shape and type.
+
+    Returns:
+        In dB, infinite for equal luma.
+
+    Raises:
+        UsageError: Shapes or types differ from that.
+    """
+    _check(a, b)
+    if a.ndim != 3 or a.shape[2] != 3:
+        raise UsageError(f"luma is computed of RGB pictures [H, W, 3], not of {a.shape}")
+    error = np.square((a.astype(np.float64) - b) @ LUMA).mean()
+    return math.inf if error == 0 else float(10 * math.log10(PEAK * PEAK / error))
 
 
 def ssim(a: Pixels, b: Pixels) -> float:

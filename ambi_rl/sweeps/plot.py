@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import html
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ambi_rl.codec.files import check_target, write_file
+from ambi_rl.bench.figures import LABELS, check_figure, write_figure
 from ambi_rl.errors import UsageError
 from ambi_rl.sweeps.records import OBJECTIVE, RunRecord, read_json
 from ambi_rl.training.evaluation import best_evaluation
@@ -17,16 +15,6 @@ from ambi_rl.training.evaluation import best_evaluation
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-FORMATS = ("png", "svg", "pdf", "html")
-_LABELS = {"psnr": "PSNR [dB]", "ssim": "SSIM [dB]", "ms_ssim": "MS-SSIM [dB]"}
-_PAGE = """<!doctype html>
-<meta charset="utf-8">
-<title>{title}</title>
-<style>body {{ font-family: sans-serif; margin: 2em }} svg {{ max-width: 100%; height: auto }}</style>
-<h1>{title}</h1>
-{svg}
-"""
 
 
 def plot_runs(runs: Sequence[RunRecord], names: Sequence[str], target: Path, metric: str) -> None:
@@ -41,22 +29,12 @@ def plot_runs(runs: Sequence[RunRecord], names: Sequence[str], target: Path, met
     Raises:
         UsageError: The file cannot be written, or no run has been evaluated yet.
     """
-    kind = target.suffix.removeprefix(".").lower()
-    if kind not in FORMATS:
-        raise UsageError(f"{target} has no known format; use .png, .svg, .pdf or .html")
-    check_target(target)
+    check_figure(target)
     known = [(r, n) for r, n in zip(runs, names, strict=True) if r.evaluations]
     if not known:
         raise UsageError("none of these runs has an evaluation with a curve yet")
-    figure = draw(known, metric)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg" if kind == "html" else kind, dpi=150)
-    data = buffer.getvalue()
-    if kind == "html":
-        svg = data.decode()
-        title = html.escape(", ".join(name for _, name in known))
-        data = _PAGE.format(title=title, svg=svg[svg.index("<svg") :]).encode()
-    write_file(target, data)
+    title = ", ".join(name for _, name in known)
+    write_figure(draw(known, metric), target, title)
 
 
 def draw(runs: Sequence[tuple[RunRecord, str]], metric: str) -> Figure:
@@ -109,6 +87,6 @@ def _draw_curves(axes: Axes, runs: Sequence[tuple[RunRecord, str]], metric: str)
                 shared = baselines[kind]
                 axes.plot(shared["bpp"], shared["values"][metric], style, color="gray", label=kind)
     axes.set_xlabel("bits per pixel")
-    axes.set_ylabel(_LABELS[metric])
+    axes.set_ylabel(LABELS[metric])
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from yaml import YAMLError
 
 import ambi_rl.conf
 from ambi_rl.errors import ConfigError
+from ambi_rl.training.config import AtLeast, OneOf, Rule
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -110,21 +112,20 @@ def load_study(
     return study
 
 
+STUDY_RULES: dict[str, Rule] = {
+    "trials": AtLeast(1),
+    "sampler": OneOf(SAMPLERS),
+    "seed": AtLeast(0),
+    "pruner.kind": OneOf(PRUNERS),
+    "pruner.startup_trials": AtLeast(0),
+    "pruner.warmup": AtLeast(0),
+}
+"""By dotted key, what values it may have; docs/configuration.md is made from it."""
+
+
 def _validate(study: StudyConfig, path: Path) -> None:
-    for key, value, allowed in (
-        ("sampler", study.sampler, SAMPLERS),
-        ("pruner.kind", study.pruner.kind, PRUNERS),
-    ):
-        if value not in allowed:
-            raise ConfigError(f"{path}: {key} is {value!r}; it can be {', '.join(allowed)}")
-    for key, number, least in (
-        ("trials", study.trials, 1),
-        ("seed", study.seed, 0),
-        ("pruner.startup_trials", study.pruner.startup_trials, 0),
-        ("pruner.warmup", study.pruner.warmup, 0),
-    ):
-        if number < least:
-            raise ConfigError(f"{path}: {key} is {number}; it must be {least} or more")
+    for key, rule in STUDY_RULES.items():
+        rule.check(f"{path}: {key}", attrgetter(key)(study))
     if not study.space:
         raise ConfigError(f"{path}: space is empty; name what is to be varied")
     for key, parameter in study.space.items():

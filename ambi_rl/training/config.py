@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ambi_rl.agents.algorithms import ALGORITHMS
+from ambi_rl.codec.kernel.state import MAX_HIDDEN
 from ambi_rl.codec.process import RATES
+from ambi_rl.codec.quality import MAX_QUALITY, MIN_QUALITY
 from ambi_rl.codec.strategists import SEARCHES
 from ambi_rl.data import ACCESSES
 from ambi_rl.errors import ConfigError
 from ambi_rl.rewards import Reward
+from ambi_rl.rewards.competition import KINDS
+from ambi_rl.rewards.constraint import QUANTITIES
+from ambi_rl.rewards.task import DISTANCES
 
 METRICS = ("auto", "psnr", "ssim", "ms_ssim")
 CREDITS = ("auto", "tree", "steps")
@@ -229,26 +235,220 @@ def register() -> None:
     store.store(group="agent", name="a2c_schema", node=A2CConfig)
 
 
-def _one_of(key: str, value: str, allowed: Iterable[str]) -> None:
-    if value not in allowed:
-        raise ConfigError(
-            f"{key} is {value!r}; it can be {', '.join(allowed)}{_meant(value, allowed)}"
-        )
+class Rule(Protocol):
+    """What values a key may have, beyond its type.
+
+    Attributes:
+        text: The same for people.
+    """
+
+    @property
+    def text(self) -> str:
+        """See above."""
+
+    def check(self, key: str, value: Any) -> None:
+        """Refuse what the key may not be.
+
+        Raises:
+            ConfigError: One line that names the key, its value and what is possible.
+        """
 
 
-def _within(key: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{key} is {value:g}; it can be {low:g}…{high:g}")
+@dataclass(frozen=True)
+class OneOf:
+    """A word of a list."""
+
+    allowed: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """For the reference."""
+        return ", ".join(f"`{word}`" for word in self.allowed)
+
+    def check(self, key: str, value: Any) -> None:
+        """See `Rule`."""
+        if value not in self.allowed:
+            meant = _meant(value, self.allowed)
+            raise ConfigError(f"{key} is {value!r}; it can be {', '.join(self.allowed)}{meant}")
 
 
-def _at_least(key: str, value: float, low: float) -> None:
-    if not value >= low:
-        raise ConfigError(f"{key} is {value:g}; it must be {low:g} or more")
+@dataclass(frozen=True)
+class Within:
+    """A number from `low` to `high`, without `high` if it is excluded; `why` is added to the message."""
+
+    low: float
+    high: float
+    why: str = ""
+    excluded: bool = False
+
+    @property
+    def text(self) -> str:
+        """For the reference."""
+        if self.excluded:
+            return f"≥ {self.low:g}, < {self.high:g}"
+        return f"{self.low:g}…{self.high:g}"
+
+    def check(self, key: str, value: Any) -> None:
+        """See `Rule`."""
+        if not self.low <= value <= self.high or (self.excluded and value == self.high):
+            raise ConfigError(f"{key} is {value:g}; it can be {self.text}{self.why}")
 
 
-def _above(key: str, value: float, low: float) -> None:
-    if not value > low:
-        raise ConfigError(f"{key} is {value:g}; it must be over {low:g}")
+@dataclass(frozen=True)
+class AtLeast:
+    """A number of `low` or more."""
+
+    low: float
+
+    @property
+    def text(self) -> str:
+        """For the reference."""
+        return f"≥ {self.low:g}"
+
+    def check(self, key: str, value: Any) -> None:
+        """See `Rule`."""
+        if not value >= self.low:
+            raise ConfigError(f"{key} is {value:g}; it must be {self.low:g} or more")
+
+
+@dataclass(frozen=True)
+class Above:
+    """A number over `low`, and if `high` is finite under it."""
+
+    low: float
+    high: float = math.inf
+
+    @property
+    def text(self) -> str:
+        """For the reference."""
+        upper = "" if math.isinf(self.high) else f", < {self.high:g}"
+        return f"> {self.low:g}{upper}"
+
+    def check(self, key: str, value: Any) -> None:
+        """See `Rule`."""
+        if not self.low < value < self.high:
+            upper = "" if math.isinf(self.high) else f" and under {self.high:g}"
+            raise ConfigError(f"{key} is {value:g}; it must be over {self.low:g}{upper}")
+
+
+@dataclass(frozen=True)
+class Qualities:
+    """Two or more different qualities."""
+
+    text: str = "two or more different ones, each 1…100"
+
+    def check(self, key: str, value: Any) -> None:
+        """See `Rule`."""
+        if len(set(value)) < 2 or len(set(value)) != len(value):
+            raise ConfigError(f"{key} is {list(value)}; a curve needs two or more different ones")
+        for quality in value:
+            _QUALITY.check(key, quality)
+
+
+@dataclass(frozen=True)
+class PatchSize:
+    """The side of a patch."""
+
+    text: str = "a multiple of 4, ≥ 16"
+
+    def check(self, key: str, value: Any) -> None:
+        """See `Rule`."""
+        if value < 16 or value % 4:
+            raise ConfigError(f"{key} is {value}; it must be a multiple of 4, 16 or more")
+
+
+@dataclass(frozen=True)
+class FolderName:
+    """The name of a run."""
+
+    text: str = "letters, digits and . _ - + = ,"
+
+    def check(self, key: str, value: Any) -> None:
+        """See `Rule`."""
+        if not re.fullmatch(r"[\w.+=,-]+", value) or set(value) == {"."}:
+            raise ConfigError(f"{key} is {value!r}; it names a folder: {self.text} are possible")
+
+
+_QUALITY = Within(MIN_QUALITY, MAX_QUALITY)
+_SEARCH = (float(min(SEARCHES)), float(max(SEARCHES)))
+
+RULES: dict[str, Rule] = {
+    "name": FolderName(),
+    "seed": AtLeast(0),
+    "total_steps": AtLeast(0),
+    "checkpoint_every": AtLeast(1),
+    "checkpoint_keep": AtLeast(1),
+    "env.num_envs": AtLeast(1),
+    "env.patch_size": PatchSize(),
+    "env.rate": OneOf(RATES),
+    "env.threads": AtLeast(1),
+    "data.access": OneOf(ACCESSES),
+    "data.shuffle": AtLeast(1),
+    "data.shuffle_mb": AtLeast(1),
+    "data.patches_per_picture": AtLeast(1),
+    "data.workers": AtLeast(1),
+    "data.held_out_every": AtLeast(2),
+    "data.min_quality": _QUALITY,
+    "data.max_quality": _QUALITY,
+    "data.texture": Within(0, 1),
+    "reward.rate": AtLeast(0),
+    "reward.sse": AtLeast(0),
+    "reward.chroma": AtLeast(0),
+    "reward.ssim": AtLeast(0),
+    "reward.ms_ssim": AtLeast(0),
+    "reward.metric.weight": AtLeast(0),
+    "reward.metric.scale": Above(0),
+    "reward.task.weight": AtLeast(0),
+    "reward.task.distance": OneOf(DISTANCES),
+    "reward.task.scale": Above(0),
+    **{
+        f"reward.constraint.target_{key}": Above(quantity.low, quantity.high)
+        for key, quantity in QUANTITIES.items()
+    },
+    "reward.constraint.speed": Above(0),
+    "reward.constraint.window": AtLeast(1),
+    "reward.competition.kind": OneOf(KINDS),
+    "reward.competition.patches": AtLeast(1),
+    "reward.competition.memory": Within(0, 1, excluded=True),
+    "agent.algorithm": OneOf(ALGORITHMS),
+    "agent.warm_start": OneOf(WARM_STARTS),
+    "agent.credit": OneOf(CREDITS),
+    "agent.hidden": Within(1, MAX_HIDDEN),
+    "agent.n_steps": AtLeast(1),
+    "agent.learning_rate": Above(0),
+    "agent.final_learning_rate": Within(0, 1),
+    "agent.gamma": Within(0, 1),
+    "agent.gae_lambda": Within(0, 1),
+    "agent.entropy_coefficient": AtLeast(0),
+    "agent.value_coefficient": AtLeast(0),
+    "agent.max_grad_norm": Above(0),
+    "agent.imitation.patches": AtLeast(2),
+    "agent.imitation.effort": Within(*_SEARCH, why=": the teacher is a search"),
+    "agent.imitation.rounds": AtLeast(0),
+    "agent.imitation.visited": AtLeast(1),
+    "agent.imitation.epochs": AtLeast(1),
+    "agent.imitation.batch_size": AtLeast(1),
+    "agent.imitation.learning_rate": Above(0),
+    "agent.batch_size": AtLeast(2),
+    "agent.n_epochs": AtLeast(1),
+    "agent.clip_range": Above(0),
+    "agent.target_kl": Above(0),
+    "entropy.refit_every": AtLeast(0),
+    "entropy.patches": AtLeast(1),
+    "evaluation.every": AtLeast(0),
+    "evaluation.qualities": Qualities(),
+    "evaluation.images": AtLeast(1),
+    "evaluation.metric": OneOf(METRICS),
+    "evaluation.search_effort": Within(*_SEARCH, why=": it is a search"),
+}
+"""By dotted key; null is possible where the type says so. docs/configuration.md is made from it."""
+
+
+def _value_at(config: Any, key: str) -> Any:
+    """The value of a dotted key; None if the part does not have it."""
+    for name in key.split("."):
+        config = getattr(config, name, None)
+    return config
 
 
 def validate(config: TrainConfig) -> None:
@@ -257,37 +457,17 @@ def validate(config: TrainConfig) -> None:
     Raises:
         ConfigError: One line that names the key, its value and what is possible.
     """
-    if not re.fullmatch(r"[\w.+=,-]+", config.name) or set(config.name) == {"."}:
-        raise ConfigError(
-            f"name is {config.name!r}; it names a folder: letters, digits and . _ - + = , are possible"
-        )
-    env, data, agent = config.env, config.data, config.agent
-    _at_least("seed", config.seed, 0)
-    _at_least("total_steps", config.total_steps, 0)
-    _at_least("checkpoint_every", config.checkpoint_every, 1)
-    _at_least("checkpoint_keep", config.checkpoint_keep, 1)
-    _at_least("env.num_envs", env.num_envs, 1)
-    if env.patch_size < 16 or env.patch_size % 4:
-        raise ConfigError(
-            f"env.patch_size is {env.patch_size}; it must be a multiple of 4, 16 or more"
-        )
-    _one_of("env.rate", env.rate, RATES)
-    if env.threads is not None:
-        _at_least("env.threads", env.threads, 1)
-    _validate_data(data)
-    _within("data.min_quality", data.min_quality, 1, 100)
-    _within("data.max_quality", data.max_quality, data.min_quality, 100)
-    _within("data.texture", data.texture, 0, 1)
-    Reward(config.weights)
-    _validate_agent(agent)
-    if agent.credit == "tree" and Reward(config.weights).needs_episode:
+    for key, rule in RULES.items():
+        value = _value_at(config, key)
+        if value is not None:
+            rule.check(key, value)
+    _validate_data(config.data)
+    reward = Reward(config.weights)
+    if config.agent.credit == "tree" and reward.needs_episode:
         raise ConfigError(
             "agent.credit=tree needs rewards of single steps, but part of this reward is known only at an "
             "episode's end; take agent.credit=steps"
         )
-    _at_least("entropy.refit_every", config.entropy.refit_every, 0)
-    _at_least("entropy.patches", config.entropy.patches, 1)
-    _validate_evaluation(config.evaluation)
 
 
 def _validate_data(data: DataConfig) -> None:
@@ -296,64 +476,11 @@ def _validate_data(data: DataConfig) -> None:
         raise ConfigError(
             f"data.{given[0]} and data.{given[1]} are both given; photographs come from one place"
         )
-    _one_of("data.access", data.access, ACCESSES)
     if data.access == "random" and data.shards is not None:
         raise ConfigError(
             "data.access is 'random', but shards are read from front to back; take auto or stream"
         )
-    for key in ("shuffle", "shuffle_mb", "patches_per_picture"):
-        _at_least(f"data.{key}", getattr(data, key), 1)
-    if data.workers is not None:
-        _at_least("data.workers", data.workers, 1)
-    _at_least("data.held_out_every", data.held_out_every, 2)
-
-
-def _validate_agent(agent: AgentConfig) -> None:
-    _one_of("agent.algorithm", agent.algorithm, ALGORITHMS)
-    _one_of("agent.warm_start", agent.warm_start, WARM_STARTS)
-    _one_of("agent.credit", agent.credit, CREDITS)
-    _within("agent.hidden", agent.hidden, 1, 256)
-    _at_least("agent.n_steps", agent.n_steps, 1)
-    for key in ("learning_rate", "max_grad_norm"):
-        _above(f"agent.{key}", getattr(agent, key), 0)
-    for key in ("final_learning_rate", "gamma", "gae_lambda"):
-        _within(f"agent.{key}", getattr(agent, key), 0, 1)
-    for key in ("entropy_coefficient", "value_coefficient"):
-        _at_least(f"agent.{key}", getattr(agent, key), 0)
-    imitation = agent.imitation
-    _at_least("agent.imitation.patches", imitation.patches, 2)
-    if imitation.effort not in SEARCHES:
-        raise ConfigError(
-            f"agent.imitation.effort is {imitation.effort}; the teacher is a search, effort 5…9"
-        )
-    _at_least("agent.imitation.rounds", imitation.rounds, 0)
-    _at_least("agent.imitation.visited", imitation.visited, 1)
-    _at_least("agent.imitation.epochs", imitation.epochs, 1)
-    _at_least("agent.imitation.batch_size", imitation.batch_size, 1)
-    _above("agent.imitation.learning_rate", imitation.learning_rate, 0)
-    if isinstance(agent, PPOConfig):
-        _at_least("agent.batch_size", agent.batch_size, 2)
-        _at_least("agent.n_epochs", agent.n_epochs, 1)
-        _above("agent.clip_range", agent.clip_range, 0)
-        if agent.target_kl is not None:
-            _above("agent.target_kl", agent.target_kl, 0)
-
-
-def _validate_evaluation(evaluation: EvaluationConfig) -> None:
-    _at_least("evaluation.every", evaluation.every, 0)
-    _at_least("evaluation.images", evaluation.images, 1)
-    _one_of("evaluation.metric", evaluation.metric, METRICS)
-    qualities = evaluation.qualities
-    if len(set(qualities)) < 2 or len(set(qualities)) != len(qualities):
-        raise ConfigError(
-            f"evaluation.qualities is {list(qualities)}; a curve needs two or more different ones"
-        )
-    for quality in qualities:
-        _within("evaluation.qualities", quality, 1, 100)
-    if evaluation.search_effort not in SEARCHES:
-        raise ConfigError(
-            f"evaluation.search_effort is {evaluation.search_effort}; a search has effort 5…9"
-        )
+    Within(data.min_quality, MAX_QUALITY).check("data.max_quality", data.max_quality)
 
 
 def to_config(composed: DictConfig) -> TrainConfig:
@@ -411,6 +538,10 @@ def keys_of(node: DictConfig, prefix: str = "") -> list[str]:
     return found
 
 
+_ARGUMENTS = "reward.metric.arguments"
+"""The one mapping whose keys are the user's."""
+
+
 def _meant(word: str, candidates: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
@@ -423,6 +554,10 @@ def explain_key(key: str, known: list[str]) -> ConfigError:
         key: Dotted, as it was given.
         known: Every dotted key.
     """
+    if f"{key}.".startswith(f"{_ARGUMENTS}."):
+        return ConfigError(
+            f"{key} is not set: what your function takes is added, with a plus: +{_ARGUMENTS}.NAME=VALUE"
+        )
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if not close:
         # Perhaps the right name in the wrong place.

@@ -1,0 +1,3 @@
+// Once the plotting library is there.
+"use strict";
+curves = new Curves();
