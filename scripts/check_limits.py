@@ -154,6 +154,8 @@ def speed(side: int = 512) -> None:
     flat = Image.new("RGB", (side, side), "teal")
     smallest = Strategist("fixed", fixed_size=4)
     bundle = default_bundle()
+    # Kernels are read from the disk when they are first called.
+    ambi_rl.decode(ambi_rl.encode(flat))
     print(f"{'picture':<34}{'payload':>9}{'CPU s':>8}{'ns/pixel':>10}{'ns/byte':>9}")
     for name, image, quality, strategist in (
         ("flat", flat, 75, None),
