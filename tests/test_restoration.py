@@ -189,6 +189,12 @@ def _with(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[...
     return lambda t: t.update({name: change(t[name])})
 
 
+def _blind(tensors: dict[str, np.ndarray], name: str, value: float) -> dict[str, np.ndarray]:
+    """A network whose first layers give nothing, followed by one with weights as large as they can be."""
+    zeros = {n: np.zeros_like(t) for n, t in tensors.items() if n[-1] == "0"}
+    return {**zeros, name: np.full(tensors[name].shape, value, np.float32)}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -204,6 +210,12 @@ def _with(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[...
         (_with("bias1", lambda a: np.full_like(a, np.inf)), "not finite"),
         (_with("w1", lambda a: np.full(a.shape, 1e35, np.float32)), "overflow"),
         (_with("gain1", lambda a: np.full(a.shape, 6e4, np.float16)), "overflow"),
+        # Nothing at the ends of the range of steps, and past every number between them.
+        (
+            _with("gain1", lambda a: np.tile(np.array([6e4, -6e4], np.float16), (len(a), 1))),
+            "overflow",
+        ),
+        (lambda t: t.update(_blind(t, "w1", 1e38)), "overflow"),
     ],
 )
 def test_unusable_tensors_are_refused(

@@ -83,18 +83,29 @@ def _joined(items: list[Any]) -> str:
     return text if shown is items else f"{text}, … ({len(items)} in all; --json has them)"
 
 
-def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
-    """Aligned `name  value` lines; nested objects are indented."""
-    width = max((len(name) for name in facts), default=0)
+def _printable(value: object) -> str:
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value)
+    )
+
+
+def lines_of(facts: dict[str, Any], indent: str = "") -> list[str]:
+    """Aligned `name  value` lines; nested objects are indented.
+
+    Text in a file is its writer's: what would act on a terminal, or is no character, is shown as an escape.
+    """
+    names = {name: _printable(name) for name in facts}
+    width = max(map(len, names.values()), default=0)
     lines = []
     for name, value in facts.items():
         if isinstance(value, dict) and value:
-            lines.append(f"{indent}{name}")
-            lines += _lines(value, indent + "  ")
+            lines.append(f"{indent}{names[name]}")
+            lines += lines_of(value, indent + "  ")
         else:
             if isinstance(value, list):
                 value = _joined(value)
-            lines.append(f"{indent}{name:<{width}}  {'-' if value in ({}, '') else value}")
+            shown = "-" if value in ({}, "") else _printable(value)
+            lines.append(f"{indent}{names[name]:<{width}}  {shown}")
     return lines
 
 
@@ -109,7 +120,7 @@ def info_command(sources: Sequence[str], *, as_json: bool) -> None:
     """
     if len(sources) == 1:
         facts = _facts(sources[0])
-        typer.echo(json.dumps(facts, indent=2) if as_json else "\n".join(_lines(facts)))
+        typer.echo(json.dumps(facts, indent=2) if as_json else "\n".join(lines_of(facts)))
         return
     errors = []
     for number, source in enumerate(sources):
@@ -122,7 +133,7 @@ def info_command(sources: Sequence[str], *, as_json: bool) -> None:
         if as_json:
             typer.echo(json.dumps({"file": source} | facts))
         else:
-            typer.echo("\n".join([*[""][: number > 0], source, *_lines(facts, "  ")]))
+            typer.echo("\n".join([*[""][: number > 0], source, *lines_of(facts, "  ")]))
     for message in errors:
         typer.echo(f"ambi: {message}", err=True)
     if errors:

@@ -23,7 +23,12 @@ from ambi_rl.codec.container import (
     write_container,
 )
 from ambi_rl.codec.frame import EncodedFrame, Planes, decode_frame, encode_frame
-from ambi_rl.codec.image_io import Metadata, Raster, image_from_raster, raster_from_image
+from ambi_rl.codec.image_io import (
+    Raster,
+    image_from_raster,
+    metadata_of_container,
+    raster_from_image,
+)
 from ambi_rl.codec.quality import step_from_quality
 from ambi_rl.codec.restoration import best_strength, restore
 from ambi_rl.codec.strategists import Strategist, by_name, for_effort
@@ -288,15 +293,9 @@ def decode_container(container: Container, bundle: Bundle, *, restoration: bool 
             "the decoded picture fails its checksum; fetch the file again, and if it still fails "
             "report it: it should decode the same everywhere"
         )
-    metadata = Metadata(
-        icc=container.sections.get(Section.ICC),
-        exif=container.sections.get(Section.EXIF),
-        xmp=container.sections.get(Section.XMP),
-        orientation=container.orientation,
-    )
     if restoration:
         planes = restored(planes, container, bundle)
-    return Raster(planes, alpha_plane, metadata)
+    return Raster(planes, alpha_plane, metadata_of_container(container))
 
 
 def decode_image(

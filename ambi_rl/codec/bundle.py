@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,6 +42,9 @@ MAX_BYTES = 64 << 20
 _MAX_HEADER_BYTES = 4 << 20
 _MAX_TENSORS = 256
 _MAX_OFFSET = 24
+_MAX_DEPTH = 32
+"""Of lists and objects in a manifest; programs that print or write it again go down into them."""
+_MAX_SCALE = 1e6
 _METADATA_KEY = "ambi"
 _DECODING_KEYS = ("format_version", "strategies", "offsets", "superblock")
 """What of the manifest decoding depends on; the rest of it is not part of the bundle's id."""
@@ -166,6 +168,10 @@ def _check_manifest(manifest: Any) -> None:
     """Check everything of a manifest that a program relies on."""
     if not isinstance(manifest, dict):
         raise BundleError("the bundle's manifest is not a JSON object; export it again")
+    if _is_deeper(manifest, _MAX_DEPTH):
+        raise BundleError(
+            f"the bundle's manifest has more than {_MAX_DEPTH} levels; export it again"
+        )
     version = manifest.get("format_version")
     if isinstance(version, int) and version > BUNDLE_VERSION:
         raise UnsupportedVersionError(
@@ -185,8 +191,8 @@ def _check_manifest(manifest: Any) -> None:
         ("superblock", manifest.get("superblock") == tables.SUPERBLOCK, f"{tables.SUPERBLOCK}"),
         (
             "lambda_scale",
-            isinstance(scale, int | float) and math.isfinite(scale) and scale > 0,
-            "a positive number",
+            isinstance(scale, int | float) and 0 < scale <= _MAX_SCALE,
+            f"a positive number up to {_MAX_SCALE:g}",
         ),
     ):
         if not valid:
@@ -194,6 +200,14 @@ def _check_manifest(manifest: Any) -> None:
                 f"the bundle's manifest says {key} = {_short(manifest.get(key))}, not {wanted}; "
                 "export it again"
             )
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list):
+        return False
+    return levels == 0 or any(_is_deeper(each, levels - 1) for each in value)
 
 
 def _distinct(values: Any, kind: type) -> bool:
@@ -389,6 +403,9 @@ def find_bundle(bundle_id: str, explicit: Bundle | None = None) -> Bundle:
     unusable = []
     for folder in filter(None, os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep)):
         for path in sorted(Path(folder).glob(f"*{SUFFIX}")):
+            if not path.is_file():
+                # A pipe would be waited for.
+                continue
             try:
                 bundle = load_bundle(path)
             except AmbiError:

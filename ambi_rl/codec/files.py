@@ -20,9 +20,16 @@ def read_file(path: Path, *, limit: int | None = None) -> bytes:
         UsageError: there is no such file, it is a folder, may not be read, or is over `limit`.
     """
     try:
-        if limit is not None and path.stat().st_size > limit:
-            raise UsageError(f"{path} has {path.stat().st_size} bytes, over the limit of {limit}")
-        return path.read_bytes()
+        if limit is None:
+            return path.read_bytes()
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            # A device or a pipe does not say how much it holds, so that reading has to stop by itself.
+            data = b"" if size > limit else stream.read(limit + 1)
+        size = max(size, len(data))
+        if size > limit:
+            raise UsageError(f"{path} has {size} bytes or more, over the limit of {limit}")
+        return data
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; check the name") from None
     except IsADirectoryError:
@@ -37,14 +44,22 @@ def check_target(path: Path, *, overwrite: bool = True) -> None:
     """Find out before the work begins whether its result could be written.
 
     Raises:
-        UsageError: the path is a folder, its folder is missing, or it exists and `overwrite` is false.
+        UsageError: the path is a folder, its folder is missing or may not be looked into, or it exists and
+            `overwrite` is false.
     """
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise UsageError(f"the folder {path.parent} does not exist; create it first")
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path} exists; remove it or leave out --no-overwrite")
+    try:
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; name a file in it")
+        if not path.parent.is_dir():
+            raise UsageError(f"the folder {path.parent} does not exist; create it first")
+        if path.exists() and not overwrite:
+            raise UsageError(f"{path} exists; remove it or leave out --no-overwrite")
+    except PermissionError:
+        raise _may_not_be_written(path) from None
+
+
+def _may_not_be_written(path: Path) -> UsageError:
+    return UsageError(f"{path} may not be written; check the folder's permissions")
 
 
 def write_file(path: Path, data: bytes, *, overwrite: bool = True, durable: bool = False) -> None:
@@ -71,7 +86,7 @@ def write_file(path: Path, data: bytes, *, overwrite: bool = True, durable: bool
         else:
             _replace(target, data, durable)
     except PermissionError:
-        raise UsageError(f"{path} may not be written; check the folder's permissions") from None
+        raise _may_not_be_written(path) from None
     except BrokenPipeError:
         raise
     except OSError as error:

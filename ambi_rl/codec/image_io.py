@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, PngImagePlugin
 
 from ambi_rl.codec.color import gray_to_planes, planes_to_gray, planes_to_rgb, rgb_to_planes
-from ambi_rl.codec.container import check_size
+from ambi_rl.codec.container import Container, Section, check_size
 from ambi_rl.errors import (
     AmbiError,
     CorruptFileError,
@@ -257,8 +257,7 @@ def raster_from_image(image: Image.Image) -> Raster:
 def image_from_raster(raster: Raster) -> Image.Image:
     """Convert planes and alpha to a Pillow picture of mode L, LA, RGB or RGBA.
 
-    Metadata is in `image.info` under Pillow's keys: icc_profile, exif, xmp. Where there is no EXIF but an
-    orientation, an EXIF with just that is made.
+    Metadata is in `image.info` under Pillow's keys, see `info_of_metadata`.
     """
     if raster.planes.shape[0] == 1:
         pixels = planes_to_gray(raster.planes)
@@ -267,18 +266,36 @@ def image_from_raster(raster: Raster) -> Image.Image:
     if raster.alpha is not None:
         pixels = np.dstack([pixels, raster.alpha])
     image = Image.fromarray(pixels)
-    metadata = raster.metadata
-    if metadata.exif is None and metadata.orientation:
-        exif = Image.Exif()
-        exif[ExifTags.Base.Orientation] = metadata.orientation
-        metadata = replace(metadata, exif=exif.tobytes().removeprefix(_EXIF_PREFIX))
-    if metadata.icc:
-        image.info["icc_profile"] = metadata.icc
-    if metadata.exif:
-        image.info["exif"] = _EXIF_PREFIX + metadata.exif
-    if metadata.xmp:
-        image.info["xmp"] = metadata.xmp
+    image.info.update(info_of_metadata(raster.metadata))
     return image
+
+
+def metadata_of_container(container: Container) -> Metadata:
+    """The metadata that a file holds."""
+    return Metadata(
+        icc=container.sections.get(Section.ICC),
+        exif=container.sections.get(Section.EXIF),
+        xmp=container.sections.get(Section.XMP),
+        orientation=container.orientation,
+    )
+
+
+def info_of_metadata(metadata: Metadata) -> dict[str, bytes]:
+    """What Pillow has in `image.info` of metadata: icc_profile, exif and xmp, if there are any.
+
+    Where there is no EXIF but an orientation, an EXIF with just that is made.
+    """
+    exif = metadata.exif
+    if exif is None and metadata.orientation:
+        oriented = Image.Exif()
+        oriented[ExifTags.Base.Orientation] = metadata.orientation
+        exif = oriented.tobytes().removeprefix(_EXIF_PREFIX)
+    values = {
+        "icc_profile": metadata.icc,
+        "exif": _EXIF_PREFIX + exif if exif else None,
+        "xmp": metadata.xmp,
+    }
+    return {key: value for key, value in values.items() if value}
 
 
 def format_of_suffix(suffix: str) -> str:

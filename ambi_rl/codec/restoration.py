@@ -129,21 +129,36 @@ def validate_tensors(tensors: Tensors) -> None:
             )
         if not np.isfinite(tensor).all():
             raise _fail(name, "has values that are not finite")
-    for step in STEP_RANGE:
-        _check_magnitude(tensors, step)
+    _check_magnitude(tensors)
 
 
-def _check_magnitude(tensors: Tensors, step: float) -> None:
-    """Refuse weights with which some picture would overflow."""
-    bound = MIDDLE / (CODE_VALUE * step)
+def _check_magnitude(tensors: Tensors) -> None:
+    """Refuse weights with which some picture would overflow at some step."""
+    bound = MIDDLE / (CODE_VALUE * STEP_RANGE[0])
     # Infinite bounds are what is looked for, so they are no fault here.
     with np.errstate(over="ignore", invalid="ignore"):
         for k in range(len(tensors) // 3):
-            weights, bias = _folded(tensors, k, step)
-            rise = np.abs(weights).sum(axis=(1, 2, 3)).max() * bound + np.abs(bias).max()
+            weights = np.abs(tensors[f"w{k}"].astype(np.float64)).sum(axis=(1, 2, 3))
+            gain = np.exp(_largest_exponents(tensors[f"gain{k}"].astype(np.float64)))
+            bias = np.abs(tensors[f"bias{k}"].astype(np.float64)) @ np.abs(basis(STEP_RANGE[0]))
+            # At least 1: weights have to be representable even where all that they see is zero.
+            rise = (weights * gain).max() * max(bound, 1.0) + bias.max()
             bound = rise if k == 0 else bound + rise
             if not bound < _MAX_ACTIVATION:
-                raise _fail(f"w{k}", f"is so large that pictures at step {step:g} overflow")
+                raise _fail(f"w{k}", "is so large that pictures overflow")
+
+
+def _largest_exponents(gain: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The largest gain·(x, x²), by row of [O, 2], over the x of all steps: at an end, or at the vertex."""
+    ends = np.stack([gain @ basis(step)[1:] for step in STEP_RANGE])
+    low, high = (basis(step)[1] for step in STEP_RANGE)
+    slope, bend = gain.T
+    vertex = np.divide(-slope, 2 * bend, out=np.zeros_like(slope), where=bend != 0)
+    within = np.clip(vertex, low, high)
+    result: npt.NDArray[np.float64] = np.maximum(
+        ends.max(axis=0), slope * within + bend * within**2
+    )
+    return result
 
 
 def _folded(
