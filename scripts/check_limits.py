@@ -159,6 +159,7 @@ def speed(side: int = 512) -> None:
     print(f"{'picture':<34}{'payload':>9}{'CPU s':>8}{'ns/pixel':>10}{'ns/byte':>9}")
     for name, image, quality, strategist in (
         ("flat", flat, 75, None),
+        ("flat, 4x4 blocks", flat, 75, smallest),
         ("noise, quality 50, 4x4 blocks", noise, 50, smallest),
         ("noise, quality 100, 4x4 blocks", noise, 100, smallest),
         ("noise, quality 100, effort 5", noise, 100, None),
