@@ -150,7 +150,7 @@ def test_errors_come_back_from_workers(cluster: None, photos: Path, tmp_path: Pa
 def test_workers_of_another_version_are_refused(default_bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="same version"):
         ray_pool._bundle(None, "0" * 16)
-    assert ray_pool._bundle(None, default_bundle.id).id == default_bundle.id
+    assert ray_pool._bundle(None, default_bundle.encoder_id).id == default_bundle.id
 
 
 def test_no_cluster_is_one_line(

@@ -40,7 +40,7 @@ DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 README_NOT_RUN = {
     "make demo": "takes minutes; CI has jobs for both",
-    ".venv/bin/python scripts/bench_efforts.py": "needs Kodak",
+    "ambi bench KODAK": "needs Kodak, and an hour",
     "ambi train -m experiment=demo": "trains six policies",
     "ambi runs runs/agents": "shows what those six became",
     "cp conf/reward/ms_ssim.yaml": "writes into the repository and trains for minutes",

@@ -18,10 +18,12 @@ import imageio.v3
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageChops, ImageFile, ImageOps, ImageSequence
+from typer.testing import CliRunner
 
 import ambi_rl
 import ambi_rl.imageio
 import ambi_rl.pillow
+from ambi_rl.cli.app import app
 from ambi_rl.codec import api
 from ambi_rl.codec.bundle import Bundle, save_bundle
 from ambi_rl.codec.container import read_container, write_container
@@ -318,3 +320,14 @@ def test_imageio_reads_and_writes_through_pillow(path: Path, tmp_path: Path) -> 
     data = imageio.v3.imwrite("<bytes>", expected, extension=".ambi", quality=90, effort=2)
     assert zlib.crc32(data) == zlib.crc32(out.read_bytes())
     np.testing.assert_array_equal(imageio.v2.imread(out), imageio.v3.imread(out))
+
+
+def test_the_command_line_does_not_take_coded_files_for_pictures(
+    photograph: Image.Image, tmp_path: Path
+) -> None:
+    photograph.crop((0, 0, 16, 16)).save(tmp_path / "small.ambi", effort=0)
+    names = [str(tmp_path / "small.ambi"), str(tmp_path / "again.ambi")]
+    result = CliRunner().invoke(app, ["encode", *names])
+    assert result.exit_code == 3
+    assert "small.ambi is not a picture but an ambi file" in result.stderr
+    assert not Path(names[1]).exists()

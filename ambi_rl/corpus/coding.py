@@ -12,11 +12,12 @@ from PIL import Image
 
 from ambi_rl.codec.api import DEFAULT_QUALITY, EncodedImage, decode_image, encode_image
 from ambi_rl.codec.bundle import Bundle
-from ambi_rl.codec.container import MAX_PIXELS
+from ambi_rl.codec.container import MAGIC, MAX_PIXELS
 from ambi_rl.codec.image_io import image_to_bytes, open_image
 from ambi_rl.codec.quality import STEP_SCALE
 from ambi_rl.codec.target import Attempt, Target, encode_to_target
 from ambi_rl.codec.warmup import announce, ensure_compiled
+from ambi_rl.errors import UnsupportedImageError
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,9 @@ def encode_bytes(
     """
     # The format's own limit on the size holds here, not Pillow's, which is lower: the user named the file.
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+    if data.startswith(MAGIC):
+        # Pillow would open it where somebody has imported our plugin.
+        raise UnsupportedImageError(f"{name} is not a picture but an ambi file; decode it first")
     image = open_image(data, name)
     ensure_compiled("encode", report=announce)
     start = time.perf_counter()
