@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -70,7 +71,7 @@ def test_bench_prints_a_table_and_writes_everything(measured: Path, folder: Path
     kept = (measured.parent / "points.jsonl").read_bytes()
     result = run("bench", folder, "-o", measured.parent, *CHEAP)
     assert (measured.parent / "points.jsonl").read_bytes() == kept
-    assert "38 of them measured before" not in result.stdout
+    assert "38 points, 38 of them measured before" in result.stderr
     assert "WebP m0" in result.stdout
     assert "RGB-PSNR" in result.stdout
     assert load_results(measured).points == results.points
@@ -125,6 +126,22 @@ def test_published_curves_may_have_the_names_of_codecs(tmp_path: Path) -> None:
     names = [curve.name for curve in read_curves(paths, [webp()])]
     assert names == ["WebP (a.json)", "VTM (b.json)", "VTM (c.json)"]
     assert [curve.name for curve in read_curves(paths[:1], [jpeg()])] == ["WebP"]
+
+
+def test_flat_pictures_do_not_end_a_benchmark(tmp_path: Path) -> None:
+    for name, colour in (("white", "white"), ("gray", (128, 128, 128))):
+        Image.new("RGB", (48, 32), colour).save(tmp_path / f"{name}.png")
+    out = tmp_path / "out"
+    pictures = [tmp_path / "white.png", tmp_path / "gray.png"]
+    run("bench", *pictures, "-o", out, *CHEAP, "--report", "--report-images", 0)
+    results = load_results(out / "results.json")
+    assert results.failures == ()
+    assert results.deltas
+    numbers = [v for d in results.deltas for v in (d.bd_rate, d.bd_quality) if v is not None]
+    assert all(map(math.isfinite, numbers))
+    assert (out / "report.html").exists()
+    for path in out.glob("curves/*.json"):
+        json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
 
 
 def test_one_broken_picture_does_not_lose_the_rest(folder: Path, tmp_path: Path) -> None:

@@ -119,6 +119,72 @@ def test_what_was_not_measured_is_not_compared() -> None:
     assert compared(anchor, lossless, 31, 39)["psnr"][0] == pytest.approx(0)
 
 
+def test_curves_of_equal_pictures_have_no_difference() -> None:
+    anchor = curve("anchor", [0.5, 1.0, 2.0], [30.0, 35.0, 40.0])
+    equal = Curve("equal", "", tuple(p._replace(psnr=math.inf) for p in anchor.points))
+    nothing = {(None, None, False)}
+    # SSIM alone is finite, but says nothing about where to compare.
+    assert set(compared(equal, anchor, 31, 39).values()) == nothing
+    assert set(compared(anchor, equal, 31, 39).values()) == nothing
+    # One point that is left is no curve.
+    some = replace(equal, points=(anchor.points[0], *equal.points[1:]))
+    assert set(compared(some, anchor, 31, 39).values()) == nothing
+
+
+def test_an_anchor_that_lacks_a_part_marks_every_metric() -> None:
+    anchor = curve("anchor", [0.5, 1.0, 2.0], [30.0, 35.0, 38.0])
+    other = curve("other", [0.2, 1.0, 4.0], [25.0, 36.0, 45.0])
+    for metric, (rate, _, is_whole) in compared(anchor, other, 31, 40).items():
+        assert rate is not None
+        assert not is_whole, metric
+    assert all(is_whole for _, _, is_whole in compared(anchor, other, 31, 37).values())
+
+
+def test_a_gain_over_a_part_of_the_rates_is_marked(results: Results) -> None:
+    # All of the qualities, but not of the anchor's rates there, which go down to 0.5.
+    anchor = curve("anchor", [0.5, 1.0, 2.0], [30.0, 35.0, 40.0])
+    dear = curve("dear", [0.8, 1.6, 3.2], [30.0, 35.0, 40.0])
+    comparison = Comparison("anchor", 30, 40)
+    whole = (as_entry(anchor), as_entry(dear))
+    found = deltas(comparison, (), (), {}, whole)
+    assert (found[0].is_whole, found[0].is_whole_rate) == (True, False)
+    assert found[0].bpp_low == pytest.approx(0.8)
+    table = replace(results, comparison=comparison, means=whole, imported=(), deltas=found)
+    row = result_rows(table).cells[1]
+    assert row[1] == "+60.0"
+    assert row[5].endswith("*")
+    assert "\\*" in markdown(result_rows(table))
+    (covered, *_) = deltas(Comparison("anchor", 36, 37), (), (), {}, whole)
+    assert covered.is_whole_rate
+
+
+def test_results_of_before_gains_were_marked_are_read(results: Results) -> None:
+    document = json.loads(json.dumps(results.to_json()))
+    for delta in document["deltas"]:
+        del delta["is_whole_rate"]
+    old = from_json(document)
+    assert {d.is_whole_rate for d in old.deltas} == {None}
+    assert [d.is_gain_whole for d in old.deltas] == [d.is_whole for d in results.deltas]
+
+
+def test_names_in_a_table_are_no_markup(results: Results) -> None:
+    names = {"WebP": "VTM [intra]", "Old": "AV1 [/fast] :smile:", "JPEG 4:2:0": "[bold]JPEG"}
+    odd = replace(
+        results,
+        comparison=replace(results.comparison, anchor="[bold]JPEG"),
+        means=tuple(replace(c, name=names[c.name]) for c in results.means),
+        imported=tuple(
+            replace(c, name=names[c.name], description="by [/them]") for c in results.imported
+        ),
+    )
+    console = Console(file=io.StringIO(), width=200)
+    console.print(result_table(odd))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    for part in (*names.values(), "by [/them]", "against [bold]JPEG"):
+        assert part in text
+
+
 def test_means_are_over_pictures_that_all_codecs_managed() -> None:
     a = curve("a", [0.5, 1.0, 2.0], [30.0, 35.0, 40.0])
     b = curve("b", [0.25, 0.5, 1.0], [30.0, 35.0, 40.0])

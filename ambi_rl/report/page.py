@@ -16,6 +16,7 @@ from string import Template
 from typing import Any, NamedTuple
 
 from ambi_rl.bench.codecs import AmbiCodec
+from ambi_rl.bench.derive import as_curve, finite_points
 from ambi_rl.bench.results import (
     METRICS,
     CodecEntry,
@@ -28,7 +29,6 @@ from ambi_rl.bench.selector import make_codec
 from ambi_rl.codec.api import resolve_bundle
 from ambi_rl.codec.tables import SUPERBLOCK
 from ambi_rl.errors import UsageError
-from ambi_rl.metrics import rate_at_quality
 from ambi_rl.palette import HEAT, colour_of, direction_of, offset_colour
 from ambi_rl.report.views import Asset, Side, View, Views
 
@@ -285,7 +285,8 @@ def _summary_row(results: Results, curve: CurveEntry) -> Json:
     comparison = results.comparison
     psnr = results.delta(curve.name)
     try:
-        middle = rate_at_quality(curve.bpp, curve.psnr, (comparison.low + comparison.high) / 2)
+        finite = finite_points(as_curve(curve))
+        middle = finite.bpp_at((comparison.low + comparison.high) / 2)
     except UsageError:
         middle = None
     codec = next((c for c in results.codecs if c.name == curve.name), None)
@@ -297,10 +298,19 @@ def _summary_row(results: Results, curve: CurveEntry) -> Json:
         "anchor": curve.name == comparison.anchor,
         "deltas": _deltas(results, None).get(curve.name, {}),
         "bdPsnr": psnr.bd_quality if psnr else None,
+        "bdPsnrWhole": psnr is None or psnr.is_gain_whole,
+        "bdPsnrRange": _rate_range(psnr),
         "bppAtMiddle": middle,
         "encode": _seconds(curve, curve.encode_seconds, comparison.low, comparison.high),
         "decode": _seconds(curve, curve.decode_seconds, comparison.low, comparison.high),
     }
+
+
+def _rate_range(delta: DeltaEntry | None) -> str:
+    """The rates that a BD-PSNR is over, in words."""
+    if delta is None or delta.bpp_low is None or delta.bpp_high is None:
+        return ""
+    return f"over {delta.bpp_low:.3f} to {delta.bpp_high:.3f} bit/pixel"
 
 
 def _seconds(curve: CurveEntry, seconds: Sequence[float], low: float, high: float) -> float | None:
