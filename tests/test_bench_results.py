@@ -278,7 +278,8 @@ def test_results_are_read_as_they_were_written(results: Results, tmp_path: Path)
         ({"format": "else"}, "no result of a benchmark"),
         ({"schema": SCHEMA + 1}, f"schema {SCHEMA + 1} of results is unknown"),
         ({"jobs": "two"}, 'results.jobs has an unexpected value, "two"'),
-        ({"jobs": None}, "results.jobs has an unexpected value, null"),
+        ({"crop": "all"}, 'results.crop has an unexpected value, "all"'),
+        ({"machine": None}, "results.machine has an unexpected value, null"),
         ({"failures": [{"codec": None}]}, r"results.failures\[0\] lacks the field image"),
         ({"more": 1}, "results has an unknown field, more"),
         ({"deltas": {}}, "results.deltas has an unexpected value"),
@@ -350,11 +351,50 @@ def test_nothing_is_measured_twice(plan: Plan, tmp_path: Path) -> None:
         run_benchmark(
             plan,
             tmp_path,
-            begin=lambda total, known: begun.append((total, known)),
+            begin=lambda work, known: begun.append((len(work), len(known))),
             done=lambda job, outcome: measured.append(job),
         )
     assert begun == [(38, 0), (38, 38)]
     assert len(measured) == 38
+
+
+def test_points_of_other_runs_are_told(plan: Plan, tmp_path: Path) -> None:
+    plan = replace(plan, codecs=(jpeg(),), imported=(), paths=plan.paths[:1])
+    first = run_benchmark(plan, tmp_path)
+    assert first.jobs == 1
+    assert run_benchmark(plan, tmp_path).jobs == 1
+    store = tmp_path / "points.jsonl"
+    lines = [json.loads(line) for line in store.read_text().splitlines()]
+    assert {line["jobs"] for line in lines} == {1}
+    assert lines[0]["machine"]["cpu"] == first.machine.cpu
+    assert run_benchmark(replace(plan, workers=2), tmp_path).jobs is None
+    # Elsewhere, or not known: lines of before this was kept.
+    for change in ({"machine": lines[0]["machine"] | {"cpu": "another"}}, {"jobs": None}):
+        text = [json.dumps(line | change) for line in lines[:1]] + list(map(json.dumps, lines[1:]))
+        store.write_text("\n".join(text) + "\n")
+        assert run_benchmark(plan, tmp_path).jobs is None
+    del lines[0]["jobs"], lines[0]["machine"]
+    store.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    mixed = run_benchmark(plan, tmp_path)
+    assert mixed.jobs is None
+    assert mixed.points == first.points
+    assert "measured in several runs" in describe(mixed)
+    assert from_json(json.loads(json.dumps(mixed.to_json()))) == mixed
+
+
+def test_files_of_curves_are_distinct_and_of_this_result(results: Results, tmp_path: Path) -> None:
+    write_outputs(results, tmp_path)
+    one = results.means[0]
+    named = tuple(
+        replace(one, name=name) for name in ("ambi (a/x)", "ambi (a_x)", "été\udce9", "é")
+    )
+    points = tuple(replace(point, image="p\udce9") for point in results.points)
+    write_outputs(replace(results, means=named, points=points), tmp_path)
+    written = {path.name: path for path in (tmp_path / "curves").iterdir()}
+    assert set(written) == {"ambi-a-x.json", "ambi-a-x-2.json", "t.json", "curve.json"}
+    assert json.loads(written["ambi-a-x-2.json"].read_text())["name"] == "ambi (a_x)"
+    assert "p\\udce9" in (tmp_path / "points.csv").read_text()
+    assert "été\\udce9" in (tmp_path / "table.md").read_text()
 
 
 def test_plans_that_cannot_work_are_refused(plan: Plan, tmp_path: Path) -> None:
@@ -417,6 +457,8 @@ def test_a_curve_is_written_in_the_schema_of_compressai() -> None:
     wanted = {"bpp", "psnr-rgb", "psnr-y", "ssim-rgb", "ms-ssim-rgb", "encoding_time"}
     assert wanted | {"decoding_time", "setting"} == set(document["results"])
     assert all(len(values) == 2 for values in document["results"].values())
+    equal = curve("a", [1.0, 2.0, 3.0], [30.0, 34.0, math.inf])
+    assert curve_document(as_entry(equal))["results"]["bpp"] == [1.0, 2.0]
     blind = Curve("a", "", (curve("a", [1.0], [30.0]).points[0]._replace(ssim=math.nan),))
     assert "ssim-rgb" not in curve_document(as_entry(blind))["results"]
 

@@ -65,8 +65,15 @@ def describe(results: Results) -> str:
         f"{what}, dataset-mean curves; BD-rate in % by four metrics and BD-PSNR in dB against "
         f"{comparison.anchor} over RGB-PSNR {comparison.low:g}…{comparison.high:g} dB, "
         f"{comparison.interpolation} of log10(rate); seconds are means over that range, "
-        f"{results.jobs} process{'es' * (results.jobs != 1)}"
+        f"{processes_text(results)}"
     )
+
+
+def processes_text(results: Results) -> str:
+    """How many processes measured, as far as that is one number."""
+    if results.jobs is None:
+        return "measured in several runs"
+    return f"{results.jobs} process{'es' * (results.jobs != 1)}"
 
 
 def result_table(results: Results) -> Table:

@@ -240,8 +240,9 @@ class Results:
         command: Arguments of `ambi bench`, as given.
         date: When it ended, ISO 8601, in UTC.
         versions: By name of the program or library: "ambi-rl", "python", "pillow", "libavif"…
-        machine: Where it ran.
-        jobs: How many processes worked side by side, which lengthens seconds a little.
+        machine: Where it ran, or where the last of several runs was.
+        jobs: How many processes worked side by side, which lengthens seconds a little; None where some points
+            were kept from runs with another number or on another machine, or it is not known of them.
         crop: Side of the centre square that was coded, in pixels; None for whole pictures.
         comparison: How curves are compared.
         images: What was coded.
@@ -258,7 +259,7 @@ class Results:
     date: str
     versions: dict[str, str]
     machine: Machine
-    jobs: int
+    jobs: int | None
     crop: int | None
     comparison: Comparison
     images: tuple[ImageEntry, ...]

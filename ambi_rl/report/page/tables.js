@@ -1,18 +1,25 @@
 // Tables that a click or a key on a heading sorts.
 "use strict";
 
+/** How tables were sorted by hand, by id: {index, descending}. */
+const sortings = new Map();
+
 /**
  * A table.
  *
  * columns: {label, hint, value(row) → number | string | null, cell(row) → string | Node, isText}
- * Rows without a value stay at the end, whichever way the rest is sorted. `foot` rows are not sorted.
+ * Rows without a value stay at the end, whichever way the rest is sorted. `foot` rows are not sorted. A table that
+ * is made anew under the same `id` is sorted as the last one was.
  */
-function sortableTable(caption, columns, rows, { sortBy = null, foot = [] } = {}) {
+function sortableTable(caption, columns, rows, { id = null, sortBy = null, foot = [] } = {}) {
   const head = el("tr"), body = el("tbody");
   const headings = columns.map((column, index) => {
     const button = el("button", { type: "button", title: column.hint }, column.label);
     const heading = el("th", { scope: "col", className: column.isText ? "" : "number" }, button);
-    button.addEventListener("click", () => sort(index));
+    button.addEventListener("click", () => {
+      sort(index);
+      if (id) sortings.set(id, { index, descending: heading.getAttribute("aria-sort") === "descending" });
+    });
     head.append(heading);
     return heading;
   });
@@ -46,7 +53,9 @@ function sortableTable(caption, columns, rows, { sortBy = null, foot = [] } = {}
   body.append(...rows.map(rowOf));
   const table = el("table", {}, el("caption", { textContent: caption }), el("thead", {}, head), body);
   if (foot.length) table.append(el("tfoot", {}, ...foot.map(rowOf)));
-  if (sortBy !== null) sort(sortBy, false);
+  const last = sortings.get(id);
+  if (last) sort(last.index, last.descending);
+  else if (sortBy !== null) sort(sortBy, false);
   return table;
 }
 
@@ -108,7 +117,7 @@ function summaryTable() {
   ];
   const rows = DATA.summary.map((row) => ({ ...row, className: row.family === "ambi" ? "ours" : "" }));
   byId("summary-table").replaceChildren(
-    sortableTable("Codecs against the anchor", columns, rows, { sortBy: 1 }));
+    sortableTable("Codecs against the anchor", columns, rows, { id: "summary", sortBy: 1 }));
   const partial = DATA.summary.some((row) => Object.values(row.deltas).some((d) => d.rate !== null && !d.whole)
     || (row.bdPsnr !== null && !row.bdPsnrWhole));
   byId("summary-marks").textContent = partial ? PARTIAL : "";
@@ -138,7 +147,7 @@ function pictureTable(metric, onPicture) {
   ];
   byId("picture-table").replaceChildren(
     sortableTable(`BD-rate against ${DATA.comparison.anchor} by picture`, columns, DATA.pictures,
-      { foot: [DATA.meanPicture] }));
+      { id: "pictures", foot: [DATA.meanPicture] }));
   const partial = all.some((row) => codecs.some((c) => deltaOf(row, c)?.rate != null && !deltaOf(row, c).whole));
   byId("picture-marks").textContent = partial ? PARTIAL : "";
 }
