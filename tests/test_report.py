@@ -24,7 +24,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ambi_rl.bench.benchmark import Plan, run_benchmark, write_outputs
-from ambi_rl.bench.codecs import Codec
+from ambi_rl.bench.codecs import Codec, webp
 from ambi_rl.bench.results import Comparison, CurveEntry, Results, load_results
 from ambi_rl.bench.selector import make_codec
 from ambi_rl.cli.app import app
@@ -196,8 +196,7 @@ def test_a_changed_picture_is_named_and_left_out(made: Made) -> None:
 
 def test_a_codec_that_changed_since_is_named_and_left_out(made: Made) -> None:
     points = tuple(
-        replace(p, size=p.size + 1) if p.codec in ("JPEG 4:2:0", "ambi -e 5") else p
-        for p in made.results.points
+        replace(p, size=p.size + 1) if p.codec == "ambi -e 5" else p for p in made.results.points
     )
     changed = replace(made.results, images=made.results.images[:1], points=points)
     views = make_views(changed, images=1, budget=10**8)
@@ -206,19 +205,15 @@ def test_a_codec_that_changed_since_is_named_and_left_out(made: Made) -> None:
     ours = [problem for problem in views.problems if "ambi -e 5: setting" in problem]
     assert len(ours) == 3
     assert "measure again" in ours[0]
-    points = tuple(
-        replace(p, size=p.size + 1) if p.codec == "JPEG 4:2:0" else p for p in made.results.points
-    )
-    views = make_views(replace(changed, points=points), images=1, budget=10**8)
-    assert set(views.pictures[0].sides) == {"low", "middle", "high"}
 
 
 def test_one_codec_that_fails_costs_only_its_own_pictures(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    broken = replace(webp(), format="none")
+
     def make(selector: str) -> Codec:
-        codec = make_codec(selector)
-        return replace(codec, format="none") if selector.startswith("webp") else codec
+        return broken if selector.startswith("webp") else make_codec(selector)
 
     monkeypatch.setattr("ambi_rl.report.views.make_codec", make)
     views = make_views(made.results, images=9, budget=10**8)

@@ -161,7 +161,7 @@ def _delta(
     if not low < high:
         return nothing
     try:
-        rate: float | None = mine.bd_rate(base, low=low, high=high, metric=metric)
+        rate = mine.bd_rate(base, low=low, high=high, metric=metric)
     except UsageError:
         # Two points of equal quality: no rate belongs to it.
         return nothing

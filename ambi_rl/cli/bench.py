@@ -134,7 +134,7 @@ def with_anchor(
         curves = read_curves(paths, codecs)
         if anchor in [curve.name for curve in curves]:
             return codecs, curves, anchor
-        names = ", ".join(one.name for one in (*codecs, *curves))
+        names = ", ".join([*(codec.name for codec in codecs), *(curve.name for curve in curves)])
         raise UsageError(f"--anchor: {error}; or name one of {names}") from error
     if made.name not in [codec.name for codec in codecs]:
         codecs = [made, *codecs]
