@@ -230,7 +230,7 @@ def test_only_opaque_pictures_of_8_bits_are_measured(folder: Path) -> None:
     with pytest.raises(AmbiError, match="transparent"):
         open_picture(path)
     Image.new("I;16", (20, 12), 9).save(path)
-    with pytest.raises(AmbiError, match="more than 8 bits"):
+    with pytest.raises(AmbiError, match="convert it to 8-bit gray or RGB"):
         open_picture(path)
     path.write_bytes(b"nothing")
     with pytest.raises(AmbiError, match="cannot be read as a picture"):

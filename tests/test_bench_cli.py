@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ from ambi_rl.cli.bench import (
     with_anchor,
 )
 from ambi_rl.codec.bundle import Bundle, save_bundle
-from ambi_rl.errors import UsageError
+from ambi_rl.errors import AmbiError, UsageError
 from ambi_rl.metrics import ms_ssim, psnr
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "bench_speed.py"
@@ -70,7 +73,7 @@ def test_bench_prints_a_table_and_writes_everything(measured: Path, folder: Path
     kept = (measured.parent / "points.jsonl").read_bytes()
     result = run("bench", folder, "-o", measured.parent, *CHEAP)
     assert (measured.parent / "points.jsonl").read_bytes() == kept
-    assert "38 of them measured before" not in result.stdout
+    assert "38 points, 38 of them measured before" in result.stderr
     assert "WebP m0" in result.stdout
     assert "RGB-PSNR" in result.stdout
     assert load_results(measured).points == results.points
@@ -127,6 +130,22 @@ def test_published_curves_may_have_the_names_of_codecs(tmp_path: Path) -> None:
     assert [curve.name for curve in read_curves(paths[:1], [jpeg()])] == ["WebP"]
 
 
+def test_flat_pictures_do_not_end_a_benchmark(tmp_path: Path) -> None:
+    for name, colour in (("white", "white"), ("gray", (128, 128, 128))):
+        Image.new("RGB", (48, 32), colour).save(tmp_path / f"{name}.png")
+    out = tmp_path / "out"
+    pictures = [tmp_path / "white.png", tmp_path / "gray.png"]
+    run("bench", *pictures, "-o", out, *CHEAP, "--report", "--report-images", 0)
+    results = load_results(out / "results.json")
+    assert results.failures == ()
+    assert results.deltas
+    numbers = [v for d in results.deltas for v in (d.bd_rate, d.bd_quality) if v is not None]
+    assert all(map(math.isfinite, numbers))
+    assert (out / "report.html").exists()
+    for path in out.glob("curves/*.json"):
+        json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
+
+
 def test_one_broken_picture_does_not_lose_the_rest(folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"nothing")
@@ -175,10 +194,46 @@ def test_what_is_measured_is_what_was_asked_for() -> None:
     ]
     codecs = make_codecs(["webp", "webp:method=6", "jpeg:chroma=444"])
     assert [codec.name for codec in codecs] == ["WebP", "JPEG 4:4:4"]
-    some, anchor = with_anchor(codecs, (), "jpeg")
+    some, _, anchor = with_anchor(codecs, (), "jpeg")
     assert ([c.name for c in some], anchor) == (["JPEG 4:2:0", "WebP", "JPEG 4:4:4"], "JPEG 4:2:0")
-    assert with_anchor(codecs, (), "WebP") == (codecs, "WebP")
-    assert with_anchor(codecs, (), "webp") == (codecs, "WebP")
+    assert with_anchor(codecs, (), "WebP") == (codecs, (), "WebP")
+    assert with_anchor(codecs, (), "webp") == (codecs, (), "WebP")
+
+
+@pytest.mark.parametrize("name", ["JPEG 4:2:0", "jpeg"])
+def test_a_published_curve_does_not_replace_the_anchor(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"name": name, "results": {"bpp": [1, 2], "psnr": [30, 40]}}))
+    codecs, (curve,), anchor = with_anchor([webp()], [path], "jpeg")
+    assert [codec.name for codec in codecs] == ["JPEG 4:2:0", "WebP"]
+    assert anchor == "JPEG 4:2:0"
+    assert curve.name == (f"{name} (a.json)" if name == anchor else name)
+
+
+def test_a_log_has_a_line_for_each_picture(folder: Path, tmp_path: Path, measured: Path) -> None:
+    lines = measured.parent.joinpath("points.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "points.jsonl").write_text("".join(lines[:-1]))
+    log = run("bench", folder, "-o", tmp_path, *CHEAP).stderr
+    assert "38 points, 37 of them measured before" in log
+    assert "p1: 2 of 2 pictures" in log
+
+
+def test_pictures_that_would_be_read_with_loss_are_refused(tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8)).save(tmp_path / "a.jpg")
+    rows = b"".join(b"\0" + bytes(48) for _ in range(8))
+    header = struct.pack(">2I5B", 8, 8, 16, 2, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    (tmp_path / "b.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in parts
+        )
+    )
+    with pytest.raises(AmbiError, match=r"a\.jpg: the image has Pillow mode 'CMYK'"):
+        open_picture(tmp_path / "a.jpg")
+    with pytest.raises(AmbiError, match=r"b\.png: the image has 16 bits a sample"):
+        open_picture(tmp_path / "b.png")
 
 
 def test_bundles_of_equal_names_are_told_apart(tmp_path: Path, plain_bundle: Bundle) -> None:

@@ -119,6 +119,72 @@ def test_what_was_not_measured_is_not_compared() -> None:
     assert compared(anchor, lossless, 31, 39)["psnr"][0] == pytest.approx(0)
 
 
+def test_curves_of_equal_pictures_have_no_difference() -> None:
+    anchor = curve("anchor", [0.5, 1.0, 2.0], [30.0, 35.0, 40.0])
+    equal = Curve("equal", "", tuple(p._replace(psnr=math.inf) for p in anchor.points))
+    nothing = {(None, None, False)}
+    # SSIM alone is finite, but says nothing about where to compare.
+    assert set(compared(equal, anchor, 31, 39).values()) == nothing
+    assert set(compared(anchor, equal, 31, 39).values()) == nothing
+    # One point that is left is no curve.
+    some = replace(equal, points=(anchor.points[0], *equal.points[1:]))
+    assert set(compared(some, anchor, 31, 39).values()) == nothing
+
+
+def test_an_anchor_that_lacks_a_part_marks_every_metric() -> None:
+    anchor = curve("anchor", [0.5, 1.0, 2.0], [30.0, 35.0, 38.0])
+    other = curve("other", [0.2, 1.0, 4.0], [25.0, 36.0, 45.0])
+    for metric, (rate, _, is_whole) in compared(anchor, other, 31, 40).items():
+        assert rate is not None
+        assert not is_whole, metric
+    assert all(is_whole for _, _, is_whole in compared(anchor, other, 31, 37).values())
+
+
+def test_a_gain_over_a_part_of_the_rates_is_marked(results: Results) -> None:
+    # All of the qualities, but not of the anchor's rates there, which go down to 0.5.
+    anchor = curve("anchor", [0.5, 1.0, 2.0], [30.0, 35.0, 40.0])
+    dear = curve("dear", [0.8, 1.6, 3.2], [30.0, 35.0, 40.0])
+    comparison = Comparison("anchor", 30, 40)
+    whole = (as_entry(anchor), as_entry(dear))
+    found = deltas(comparison, (), (), {}, whole)
+    assert (found[0].is_whole, found[0].is_whole_rate) == (True, False)
+    assert found[0].bpp_low == pytest.approx(0.8)
+    table = replace(results, comparison=comparison, means=whole, imported=(), deltas=found)
+    row = result_rows(table).cells[1]
+    assert row[1] == "+60.0"
+    assert row[5].endswith("*")
+    assert "\\*" in markdown(result_rows(table))
+    (covered, *_) = deltas(Comparison("anchor", 36, 37), (), (), {}, whole)
+    assert covered.is_whole_rate
+
+
+def test_results_of_before_gains_were_marked_are_read(results: Results) -> None:
+    document = json.loads(json.dumps(results.to_json()))
+    for delta in document["deltas"]:
+        del delta["is_whole_rate"]
+    old = from_json(document)
+    assert {d.is_whole_rate for d in old.deltas} == {None}
+    assert [d.is_gain_whole for d in old.deltas] == [d.is_whole for d in results.deltas]
+
+
+def test_names_in_a_table_are_no_markup(results: Results) -> None:
+    names = {"WebP": "VTM [intra]", "Old": "AV1 [/fast] :smile:", "JPEG 4:2:0": "[bold]JPEG"}
+    odd = replace(
+        results,
+        comparison=replace(results.comparison, anchor="[bold]JPEG"),
+        means=tuple(replace(c, name=names[c.name]) for c in results.means),
+        imported=tuple(
+            replace(c, name=names[c.name], description="by [/them]") for c in results.imported
+        ),
+    )
+    console = Console(file=io.StringIO(), width=200)
+    console.print(result_table(odd))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    for part in (*names.values(), "by [/them]", "against [bold]JPEG"):
+        assert part in text
+
+
 def test_means_are_over_pictures_that_all_codecs_managed() -> None:
     a = curve("a", [0.5, 1.0, 2.0], [30.0, 35.0, 40.0])
     b = curve("b", [0.25, 0.5, 1.0], [30.0, 35.0, 40.0])
@@ -212,7 +278,8 @@ def test_results_are_read_as_they_were_written(results: Results, tmp_path: Path)
         ({"format": "else"}, "no result of a benchmark"),
         ({"schema": SCHEMA + 1}, f"schema {SCHEMA + 1} of results is unknown"),
         ({"jobs": "two"}, 'results.jobs has an unexpected value, "two"'),
-        ({"jobs": None}, "results.jobs has an unexpected value, null"),
+        ({"crop": "all"}, 'results.crop has an unexpected value, "all"'),
+        ({"machine": None}, "results.machine has an unexpected value, null"),
         ({"failures": [{"codec": None}]}, r"results.failures\[0\] lacks the field image"),
         ({"more": 1}, "results has an unknown field, more"),
         ({"deltas": {}}, "results.deltas has an unexpected value"),
@@ -284,11 +351,50 @@ def test_nothing_is_measured_twice(plan: Plan, tmp_path: Path) -> None:
         run_benchmark(
             plan,
             tmp_path,
-            begin=lambda total, known: begun.append((total, known)),
+            begin=lambda work, known: begun.append((len(work), len(known))),
             done=lambda job, outcome: measured.append(job),
         )
     assert begun == [(38, 0), (38, 38)]
     assert len(measured) == 38
+
+
+def test_points_of_other_runs_are_told(plan: Plan, tmp_path: Path) -> None:
+    plan = replace(plan, codecs=(jpeg(),), imported=(), paths=plan.paths[:1])
+    first = run_benchmark(plan, tmp_path)
+    assert first.jobs == 1
+    assert run_benchmark(plan, tmp_path).jobs == 1
+    store = tmp_path / "points.jsonl"
+    lines = [json.loads(line) for line in store.read_text().splitlines()]
+    assert {line["jobs"] for line in lines} == {1}
+    assert lines[0]["machine"]["cpu"] == first.machine.cpu
+    assert run_benchmark(replace(plan, workers=2), tmp_path).jobs is None
+    # Elsewhere, or not known: lines of before this was kept.
+    for change in ({"machine": lines[0]["machine"] | {"cpu": "another"}}, {"jobs": None}):
+        text = [json.dumps(line | change) for line in lines[:1]] + list(map(json.dumps, lines[1:]))
+        store.write_text("\n".join(text) + "\n")
+        assert run_benchmark(plan, tmp_path).jobs is None
+    del lines[0]["jobs"], lines[0]["machine"]
+    store.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    mixed = run_benchmark(plan, tmp_path)
+    assert mixed.jobs is None
+    assert mixed.points == first.points
+    assert "measured in several runs" in describe(mixed)
+    assert from_json(json.loads(json.dumps(mixed.to_json()))) == mixed
+
+
+def test_files_of_curves_are_distinct_and_of_this_result(results: Results, tmp_path: Path) -> None:
+    write_outputs(results, tmp_path)
+    one = results.means[0]
+    named = tuple(
+        replace(one, name=name) for name in ("ambi (a/x)", "ambi (a_x)", "été\udce9", "é")
+    )
+    points = tuple(replace(point, image="p\udce9") for point in results.points)
+    write_outputs(replace(results, means=named, points=points), tmp_path)
+    written = {path.name: path for path in (tmp_path / "curves").iterdir()}
+    assert set(written) == {"ambi-a-x.json", "ambi-a-x-2.json", "t.json", "curve.json"}
+    assert json.loads(written["ambi-a-x-2.json"].read_text())["name"] == "ambi (a_x)"
+    assert "p\\udce9" in (tmp_path / "points.csv").read_text()
+    assert "été\\udce9" in (tmp_path / "table.md").read_text()
 
 
 def test_plans_that_cannot_work_are_refused(plan: Plan, tmp_path: Path) -> None:
@@ -351,6 +457,8 @@ def test_a_curve_is_written_in_the_schema_of_compressai() -> None:
     wanted = {"bpp", "psnr-rgb", "psnr-y", "ssim-rgb", "ms-ssim-rgb", "encoding_time"}
     assert wanted | {"decoding_time", "setting"} == set(document["results"])
     assert all(len(values) == 2 for values in document["results"].values())
+    equal = curve("a", [1.0, 2.0, 3.0], [30.0, 34.0, math.inf])
+    assert curve_document(as_entry(equal))["results"]["bpp"] == [1.0, 2.0]
     blind = Curve("a", "", (curve("a", [1.0], [30.0]).points[0]._replace(ssim=math.nan),))
     assert "ssim-rgb" not in curve_document(as_entry(blind))["results"]
 

@@ -13,6 +13,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ambi_rl.bench.benchmark import Plan, run_benchmark, write_outputs
-from ambi_rl.bench.codecs import Codec
+from ambi_rl.bench.codecs import Codec, webp
 from ambi_rl.bench.results import Comparison, CurveEntry, Results, load_results
 from ambi_rl.bench.selector import make_codec
 from ambi_rl.cli.app import app
 from ambi_rl.codec.anatomy import Leaf, leaves_of
 from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.container import read_container
+from ambi_rl.errors import AmbiError
 from ambi_rl.report.blocks import BITS_SCALE, pack_blocks
 from ambi_rl.report.build import write_report
 from ambi_rl.report.page import render_page
@@ -190,6 +192,73 @@ def test_a_changed_picture_is_named_and_left_out(made: Made) -> None:
     assert len(views.problems) == 2
     assert "changed since it was measured" in views.problems[0]
     assert "nowhere.png does not exist" in views.problems[1]
+
+
+def test_a_codec_that_changed_since_is_named_and_left_out(made: Made) -> None:
+    points = tuple(
+        replace(p, size=p.size + 1) if p.codec == "ambi -e 5" else p for p in made.results.points
+    )
+    changed = replace(made.results, images=made.results.images[:1], points=points)
+    views = make_views(changed, images=1, budget=10**8)
+    # Without the file that defines the rate there is nothing to compare with.
+    assert views.pictures == []
+    ours = [problem for problem in views.problems if "ambi -e 5: setting" in problem]
+    assert len(ours) == 3
+    assert "measure again" in ours[0]
+
+
+def test_one_codec_that_fails_costs_only_its_own_pictures(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = replace(webp(), format="none")
+
+    def make(selector: str) -> Codec:
+        return broken if selector.startswith("webp") else make_codec(selector)
+
+    monkeypatch.setattr("ambi_rl.report.views.make_codec", make)
+    views = make_views(made.results, images=9, budget=10**8)
+    assert len(views.pictures) == 2
+    for view in views.pictures:
+        for sides in view.sides.values():
+            assert [s.codec for s in sides] == [
+                c.name for c in made.results.codecs if c.name != "WebP"
+            ]
+    assert len(views.problems) == 2
+    assert all(": WebP: KeyError" in problem for problem in views.problems)
+
+
+def test_a_process_that_dies_is_told(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def __enter__(self) -> Broken:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def map(self, *_: object) -> None:
+            raise BrokenProcessPool
+
+        def shutdown(self, **_: object) -> None: ...
+
+    monkeypatch.setattr("ambi_rl.report.views.ProcessPoolExecutor", Broken)
+    with pytest.raises(AmbiError, match="what is measured is kept: make the page with ambi report"):
+        make_views(made.results, images=9, budget=10**8, jobs=2)
+
+
+def test_a_page_without_room_for_pictures_says_so(made: Made, tmp_path: Path) -> None:
+    target = tmp_path / "report.html"
+    assert write_report(made.results, target, megabytes=0.1) == [
+        "what did not fit, from the first picture on"
+    ]
+    assert "The page was full from the first picture on: --report-size" in target.read_text()
+
+
+def test_names_that_are_no_utf_8_are_spelt_out(made: Made, tmp_path: Path) -> None:
+    image = replace(made.results.images[0], name="p\udce9")
+    target = tmp_path / "report.html"
+    write_report(replace(made.results, images=(image,)), target, images=0)
+    assert "p\\udce9" in target.read_text()
 
 
 def test_the_page_keeps_within_its_size(made: Made, tmp_path: Path) -> None:
@@ -663,6 +732,36 @@ def test_a_picture_s_name_leads_to_its_curves_and_view(opened: Open) -> None:
     settle(page)
     assert page.locator("#strip input:checked").get_attribute("value") == "1"
     assert page.locator("#curve-where").input_value() == "1"
+    assert page.evaluate("document.activeElement.id") == "pictures"
+
+
+@browser_test
+def test_what_was_sorted_stays_sorted(opened: Open) -> None:
+    page = opened()
+    names = "[...document.querySelectorAll('#picture-table tbody th')].map((e) => e.innerText)"
+    heading = page.locator("#picture-table thead th button").first
+    heading.click()
+    heading.click()
+    summary = page.locator("#summary-table tbody")
+    page.evaluate("document.querySelector('#summary-table tbody').dataset.mark = 'kept'")
+    assert page.evaluate(names) == ["a photograph", HOSTILE]
+    page.locator("#picture-metric").select_option("ssim")
+    assert page.evaluate(names) == ["a photograph", HOSTILE]
+    assert summary.get_attribute("data-mark") == "kept"
+    page.locator("#theme-toggle").click()
+    assert page.evaluate(names) == ["a photograph", HOSTILE]
+    assert summary.get_attribute("data-mark") is None
+
+
+@browser_test
+def test_stars_say_of_which_part(opened: Open, made: Made) -> None:
+    page = opened()
+    cells = page.locator("#summary-table td, #picture-table td").all_text_contents()
+    marked = [cell for cell in cells if "*" in cell]
+    assert marked
+    assert all(
+        re.search(r", a part of the range: over .+ to .+ (dB|bit/pixel)$", c) for c in marked
+    )
 
 
 @browser_test

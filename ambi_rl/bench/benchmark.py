@@ -9,9 +9,10 @@ import os
 import platform
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def run_benchmark(
     plan: Plan,
     folder: Path,
     *,
-    begin: Callable[[int, int], None] = lambda total, known: None,
+    begin: Callable[[Sequence[Job], Sequence[Job]], None] = lambda work, known: None,
     done: Callable[[Job, Outcome], None] = lambda job, outcome: None,
 ) -> Results:
     """Measure what the folder does not hold yet, and derive the result.
@@ -85,7 +86,7 @@ def run_benchmark(
     Args:
         plan: What to measure.
         folder: Exists; every point is kept there at once.
-        begin: Called before the first point with how many there are, and how many of them the folder holds.
+        begin: Called before the first point with all of them, and those of them that the folder holds.
         done: Called after each point that is measured.
 
     Raises:
@@ -105,8 +106,11 @@ def run_benchmark(
         for codec in plan.codecs
         for setting in codec.settings
     ]
-    store = PointStore(folder / STORE)
-    begin(len(work), sum(store.get(job) is not None for job in work))
+    here = machine()
+    store = PointStore(folder / STORE, {"jobs": plan.workers, "machine": asdict(here)})
+    known = [job for job in work if store.get(job) is not None]
+    is_mixed = any(map(store.is_of_another_run, known))
+    begin(work, known)
     outcomes = measure_jobs(work, workers=plan.workers, store=store, done=done)
     name_of = {path: image.name for path, image in zip(paths, images, strict=True)}
     points = []
@@ -115,11 +119,14 @@ def run_benchmark(
             failures.append(Failure(job.codec.name, name_of[job.path], job.setting, outcome))
         else:
             points.append(_point_entry(job.codec.name, name_of[job.path], outcome))
-    return _result(plan, images, points, failures)
+    result = _result(plan, here, images, points, failures)
+    return replace(result, jobs=None) if is_mixed else result
 
 
 def write_outputs(results: Results, folder: Path) -> None:
     """Write `results.json`, tables as CSV and Markdown, and each mean curve in CompressAI's schema.
+
+    Curves that an earlier result left in the folder are removed.
 
     Raises:
         UsageError: The folder cannot be written to.
@@ -128,12 +135,29 @@ def write_outputs(results: Results, folder: Path) -> None:
     write_file(folder / "points.csv", _csv(PointEntry, results.points))
     write_file(folder / "deltas.csv", _csv(DeltaEntry, results.deltas))
     table = markdown(result_rows(results), title=describe(results))
-    write_file(folder / "table.md", (table + "\n").encode())
+    write_file(folder / "table.md", _bytes(table + "\n"))
     curves = folder / "curves"
     curves.mkdir(exist_ok=True)
-    for curve in results.means:
-        name = re.sub(r"[^a-z0-9]+", "-", curve.name.lower()).strip("-")
-        write_file(curves / f"{name}.json", json.dumps(curve_document(curve), indent=1).encode())
+    names = _file_names([curve.name for curve in results.means])
+    for curve, name in zip(results.means, names, strict=True):
+        write_file(curves / name, json.dumps(curve_document(curve), indent=1).encode())
+    for stale in set(curves.glob("*.json")) - {curves / name for name in names}:
+        stale.unlink()
+
+
+def _file_names(names: Sequence[str]) -> list[str]:
+    """Names for files of curves, distinct: equal ones get a number."""
+    found: list[str] = []
+    for name in names:
+        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "curve"
+        candidates = (f"{slug}{'' if i == 1 else f'-{i}'}.json" for i in count(1))
+        found.append(next(candidate for candidate in candidates if candidate not in found))
+    return found
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8; what file names have that is none is spelt out."""
+    return text.encode(errors="backslashreplace")
 
 
 def _readable(plan: Plan) -> tuple[list[Path], list[ImageEntry], list[Failure]]:
@@ -175,7 +199,11 @@ def _point_entry(codec: str, image: str, point: Point) -> PointEntry:
 
 
 def _result(
-    plan: Plan, images: list[ImageEntry], points: list[PointEntry], failures: list[Failure]
+    plan: Plan,
+    here: Machine,
+    images: list[ImageEntry],
+    points: list[PointEntry],
+    failures: list[Failure],
 ) -> Results:
     codecs = [
         CodecEntry(c.name, c.family, c.description, c.selector, c.scale.label, c.settings)
@@ -191,7 +219,7 @@ def _result(
         command=plan.command,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=_versions(plan.codecs),
-        machine=machine(),
+        machine=here,
         jobs=plan.workers,
         crop=plan.crop,
         comparison=plan.comparison,
@@ -238,4 +266,4 @@ def _csv(kind: type, rows: Sequence[Any]) -> bytes:
     writer = csv.DictWriter(text, [f.name for f in fields(kind)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    return text.getvalue().encode()
+    return _bytes(text.getvalue())

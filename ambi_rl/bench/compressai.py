@@ -64,9 +64,18 @@ def read_curve(path: Path) -> CurveEntry:
 
 
 def curve_document(curve: CurveEntry) -> dict[str, Any]:
-    """A curve in the schema; values that were not measured are left out."""
-    columns = {keys[0]: list(getattr(curve, field)) for field, keys in _KEYS.items()}
-    results = {"bpp": list(curve.bpp), **{key: v for key, v in columns.items() if v}}
+    """A curve in the schema.
+
+    Left out are values that were not measured, and points at which one is infinite, as of equal pictures.
+    """
+    named = {keys[0]: getattr(curve, field) for field, keys in _KEYS.items()}
+    kept = [
+        i
+        for i in range(len(curve.bpp))
+        if all(math.isfinite(values[i]) for values in named.values() if values)
+    ]
+    columns = {key: [values[i] for i in kept] if values else [] for key, values in named.items()}
+    results = {"bpp": [curve.bpp[i] for i in kept], **{key: v for key, v in columns.items() if v}}
     return {"name": curve.name, "description": curve.description, "results": results}
 
 

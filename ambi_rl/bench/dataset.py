@@ -7,20 +7,21 @@ import hashlib
 import json
 import multiprocessing
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from ambi_rl.bench.codecs import Codec, use_one_thread
 from ambi_rl.bench.curves import Curve, Point, mean_curve, measure, warm_up
 from ambi_rl.codec.files import read_file
+from ambi_rl.codec.image_io import check_image
 from ambi_rl.data.source import SUFFIXES
-from ambi_rl.errors import AmbiError, UsageError
+from ambi_rl.errors import AmbiError, UnsupportedImageError, UsageError
 
 
 class Job(NamedTuple):
@@ -101,9 +102,13 @@ def open_picture(path: Path, crop: int | None = None) -> Image.Image:
         AmbiError: The file cannot be read or is no such picture.
     """
     try:
+        # What is read with loss, without a word, is refused as it is by the codec.
         with Image.open(path) as opened:
+            check_image(opened)
             opened.load()
             image = _opaque(opened.copy(), path)
+    except UnsupportedImageError as error:
+        raise AmbiError(f"{path}: {error}") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise AmbiError(f"{path} cannot be read as a picture: {error}") from error
     if crop is None:
@@ -114,8 +119,6 @@ def open_picture(path: Path, crop: int | None = None) -> Image.Image:
 
 
 def _opaque(image: Image.Image, path: Path) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        raise AmbiError(f"{path} has more than 8 bits a channel, which not all peers code")
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema()[0] != 255:
@@ -140,10 +143,13 @@ class PointStore:
 
     Args:
         path: A file of JSON lines, made with the first point; None to remember nothing.
+        run: What seconds depend on besides the codec, kept with each new point: JSON types.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, run: Mapping[str, Any] | None = None) -> None:
         self._path = path
+        self._run = dict(run or {})
+        self._others: set[str] = set()
         self._points: dict[str, Point] = {}
         text = path.read_bytes() if path is not None and path.exists() else b""
         self._is_cut = bool(text) and not text.endswith(b"\n")
@@ -152,6 +158,11 @@ class PointStore:
                 entry = json.loads(line)
                 point = Point(**entry["point"])
                 self._points[entry["key"]] = point
+                # A line of before that was kept may be of any run.
+                if any(entry.get(name) != value for name, value in self._run.items()):
+                    self._others.add(entry["key"])
+                else:
+                    self._others.discard(entry["key"])
             except (ValueError, TypeError, KeyError):
                 continue
 
@@ -159,15 +170,20 @@ class PointStore:
         """The point as measured before, or None."""
         return self._points.get(_key(job))
 
+    def is_of_another_run(self, job: Job) -> bool:
+        """Whether a point was measured otherwise than `run` says, or it is not known how."""
+        return _key(job) in self._others
+
     def put(self, job: Job, point: Point) -> None:
         """Remember a point, on disk at once."""
         key = _key(job)
         self._points[key] = point
+        self._others.discard(key)
         if self._path is None:
             return
         # Names are for people who look into the file.
         entry = {"key": key, "codec": job.codec.name, "image": job.path.name}
-        line = json.dumps(entry | {"point": point._asdict()})
+        line = json.dumps(entry | self._run | {"point": point._asdict()})
         with self._path.open("a") as file:
             file.write(("\n" if self._is_cut else "") + line + "\n")
         self._is_cut = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ambi_rl.bench.curves import Curve, Point, mean_curve
 from ambi_rl.bench.results import (
@@ -144,62 +145,101 @@ def as_entry(curve: Curve) -> CurveEntry:
 def _delta(
     curve: Curve, anchor: Curve, image: str | None, metric: Metric, comparison: Comparison
 ) -> DeltaEntry:
-    nothing = DeltaEntry(curve.name, image, metric, None, None, None, False, None, None, None)
-    # Equal pictures have no finite PSNR, and nan is not between any two numbers.
-    mine, base = (
-        Curve(
-            c.name,
-            "",
-            tuple(p for p, q in zip(c.points, c.quality(metric), strict=True) if math.isfinite(q)),
-        )
-        for c in (curve, anchor)
+    nothing = DeltaEntry(
+        curve.name, image, metric, None, None, None, False, None, None, None, False
     )
+    mine, base = _comparable(curve, metric), _comparable(anchor, metric, needs_psnr=True)
     if min(len(mine.points), len(base.points)) < 2:
         return nothing
     try:
-        wanted = _range(anchor, metric, comparison)
+        wanted, is_covered = _range(base, metric, comparison)
     except UsageError:
         return nothing
     has, reference = mine.quality(metric), base.quality(metric)
     low = max(wanted[0], min(has), min(reference))
     high = min(wanted[1], max(has), max(reference))
-    if low >= high:
+    if not low < high:
         return nothing
     try:
-        rate: float | None = mine.bd_rate(base, low=low, high=high, metric=metric)
+        rate = mine.bd_rate(base, low=low, high=high, metric=metric)
     except UsageError:
         # Two points of equal quality: no rate belongs to it.
         return nothing
-    gain, rates = _gain(mine, base, metric, low, high)
+    if not math.isfinite(rate):
+        return nothing
+    is_whole = is_covered and (low, high) == wanted
+    gain, rates, has_all_rates = _gain(mine, base, metric, low, high)
     return DeltaEntry(
-        curve.name, image, metric, rate, low, high, (low, high) == wanted, gain, *rates
+        curve.name,
+        image,
+        metric,
+        rate,
+        low,
+        high,
+        is_whole,
+        gain,
+        *rates,
+        is_whole_rate=is_whole and has_all_rates,
     )
 
 
-def _range(anchor: Curve, metric: Metric, comparison: Comparison) -> tuple[float, float]:
+def finite_points(curve: Curve) -> Curve:
+    """Without the points whose PSNR is unknown or, where pictures are equal, infinite."""
+    return replace(curve, points=tuple(p for p in curve.points if math.isfinite(p.psnr)))
+
+
+def _comparable(curve: Curve, metric: Metric, *, needs_psnr: bool = False) -> Curve:
+    """Only the points that a metric is a number of, and that are not equal to the original."""
+    return replace(
+        curve,
+        points=tuple(
+            p
+            for p, quality in zip(curve.points, curve.quality(metric), strict=True)
+            if math.isfinite(quality)
+            and not math.isinf(p.psnr)
+            and not (needs_psnr and math.isnan(p.psnr))
+        ),
+    )
+
+
+def _range(
+    anchor: Curve, metric: Metric, comparison: Comparison
+) -> tuple[tuple[float, float], bool]:
     """The stated range in a metric: as it is for PSNR, where the anchor has it for the others.
+
+    Returns:
+        The range in dB, and whether the anchor covers all that is stated.
 
     Raises:
         UsageError: The anchor's curve is not one that can be read so.
     """
+    stated = (comparison.low, comparison.high)
+    known = anchor.psnr
+    low, high = max(stated[0], min(known)), min(stated[1], max(known))
+    is_covered = (low, high) == stated
     if metric == "psnr":
-        return comparison.low, comparison.high
-    known = [p for p in anchor.psnr if math.isfinite(p)]
-    low, high = max(comparison.low, min(known)), min(comparison.high, max(known))
-    return anchor.quality_at(metric, low), anchor.quality_at(metric, high)
+        return stated, is_covered
+    return (anchor.quality_at(metric, low), anchor.quality_at(metric, high)), is_covered
 
 
 def _gain(
     curve: Curve, anchor: Curve, metric: Metric, low: float, high: float
-) -> tuple[float | None, tuple[float | None, float | None]]:
-    """Mean difference in quality over the rates that the anchor has from `low` to `high`, and these rates."""
+) -> tuple[float | None, tuple[float | None, float | None], bool]:
+    """Mean difference in quality over the rates that the anchor has from `low` to `high`.
+
+    Returns:
+        The difference, the ends of the rates that it is over, and whether these are all of the anchor's.
+    """
+    nothing = None, (None, None), False
     try:
         rates = [anchor.bpp_at_quality(metric, quality) for quality in (low, high)]
         start, stop = max(rates[0], min(curve.bpp)), min(rates[1], max(curve.bpp))
         if start >= stop:
-            return None, (None, None)
+            return nothing
         gain = curve.bd_quality(anchor, low=start, high=stop, metric=metric)
     except UsageError:
         # A curve that falls somewhere.
-        return None, (None, None)
-    return gain, (start, stop)
+        return nothing
+    if not math.isfinite(gain):
+        return nothing
+    return gain, (start, stop), [start, stop] == rates

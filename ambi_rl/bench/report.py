@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from ambi_rl.bench.curves import Curve
-from ambi_rl.bench.derive import as_curve
+from ambi_rl.bench.derive import as_curve, finite_points
 from ambi_rl.bench.results import Comparison, CurveEntry, DeltaEntry, Metric, Results
 from ambi_rl.errors import UsageError
 
@@ -64,8 +65,15 @@ def describe(results: Results) -> str:
         f"{what}, dataset-mean curves; BD-rate in % by four metrics and BD-PSNR in dB against "
         f"{comparison.anchor} over RGB-PSNR {comparison.low:g}…{comparison.high:g} dB, "
         f"{comparison.interpolation} of log10(rate); seconds are means over that range, "
-        f"{results.jobs} process{'es' * (results.jobs != 1)}"
+        f"{processes_text(results)}"
     )
+
+
+def processes_text(results: Results) -> str:
+    """How many processes measured, as far as that is one number."""
+    if results.jobs is None:
+        return "measured in several runs"
+    return f"{results.jobs} process{'es' * (results.jobs != 1)}"
 
 
 def result_table(results: Results) -> Table:
@@ -73,11 +81,12 @@ def result_table(results: Results) -> Table:
     rows = result_rows(results)
     how = [f"{c.name}: {c.description}" for c in results.codecs]
     how += [f"{c.name}: {c.description}, from {c.source}" for c in results.imported]
+    # Text, for in names [brackets] and :colons: are no markup.
     table = Table(
-        title=describe(results),
+        title=Text(describe(results), style="table.title"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
-        caption="\n".join([rows.note, *how] if rows.note else how),
+        caption=Text("\n".join([rows.note, *how] if rows.note else how), style="table.caption"),
         caption_justify="left",
         padding=(0, 1, 0, 0),
     )
@@ -89,7 +98,7 @@ def result_table(results: Results) -> Table:
         )
     table.columns[0].no_wrap = True
     for cells in rows.cells:
-        table.add_row(*cells)
+        table.add_row(*map(Text, cells))
     return table
 
 
@@ -102,18 +111,18 @@ def _rate_cell(delta: DeltaEntry | None) -> str:
 def _gain_cell(delta: DeltaEntry | None) -> str:
     if delta is None or delta.bd_quality is None:
         return "–"
-    return f"{delta.bd_quality:+.2f}{'' if delta.is_whole else '*'}"
+    return f"{delta.bd_quality:+.2f}{'' if delta.is_gain_whole else '*'}"
 
 
 def _plain_cells(entry: CurveEntry, comparison: Comparison) -> list[str]:
     """Bits per pixel in the middle of the range, and seconds."""
-    curve = as_curve(entry)
+    curve = finite_points(as_curve(entry))
     middle = (comparison.low + comparison.high) / 2
     try:
         rate = f"{curve.bpp_at(middle):.3f}"
     except UsageError:
         rate = "–"
-    seconds = curve.mean_seconds(comparison.low, comparison.high)
+    seconds = as_curve(entry).mean_seconds(comparison.low, comparison.high)
     return [rate, *(f"{s:.3f}" if math.isfinite(s) else "–" for s in seconds)]
 
 
@@ -145,11 +154,12 @@ def points_table(curves: Sequence[Curve], rivals: Sequence[Curve], *, title: str
         rivals: Curves of the same pictures; where one does not reach a PSNR the cell has a dash.
         title: What was measured.
     """
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    shown = Text(title, style="table.title")
+    table = Table(title=shown, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
     for heading in ("", "quality", "bit/px", "PSNR dB", "encode s", "decode s"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for rival in rivals:
-        table.add_column(f"vs {rival.name}", justify="right")
+        table.add_column(Text(f"vs {rival.name}"), justify="right")
     for curve in curves:
         for i, p in enumerate(curve.points):
             cells = [
@@ -161,7 +171,7 @@ def points_table(curves: Sequence[Curve], rivals: Sequence[Curve], *, title: str
                 f"{p.decode_seconds:.3f}",
             ]
             cells += [_relative_rate(p.bpp, p.psnr, rival) for rival in rivals]
-            table.add_row(*cells, end_section=i == len(curve.points) - 1)
+            table.add_row(*map(Text, cells), end_section=i == len(curve.points) - 1)
     return table
 
 

@@ -188,11 +188,13 @@ class DeltaEntry:
         bd_rate: Mean difference in rate at equal quality, in percent; None if there is nothing to compare.
         low: Lower end of the range of qualities that it is the mean over, in dB; None with `bd_rate`.
         high: Upper end.
-        is_whole: Whether that is all of the stated range.
+        is_whole: Whether that is all of the stated range, which the anchor then covers as well.
         bd_quality: Mean difference in quality at equal rate, in dB: BD-PSNR. None if there is nothing to
             compare, or a curve falls with the rate.
         bpp_low: Lower end of the range of rates that it is the mean over; None with `bd_quality`.
         bpp_high: Upper end.
+        is_whole_rate: Whether these are all the rates that the anchor has over the stated range, so that
+            `bd_quality` is not of a part; None in files of before this was told.
     """
 
     codec: str
@@ -205,6 +207,12 @@ class DeltaEntry:
     bd_quality: float | None
     bpp_low: float | None
     bpp_high: float | None
+    is_whole_rate: bool | None = None
+
+    @property
+    def is_gain_whole(self) -> bool:
+        """Whether `bd_quality` is of all that was to be compared, as far as it is known."""
+        return self.is_whole if self.is_whole_rate is None else self.is_whole_rate
 
 
 @dataclass(frozen=True)
@@ -232,8 +240,9 @@ class Results:
         command: Arguments of `ambi bench`, as given.
         date: When it ended, ISO 8601, in UTC.
         versions: By name of the program or library: "ambi-rl", "python", "pillow", "libavif"…
-        machine: Where it ran.
-        jobs: How many processes worked side by side, which lengthens seconds a little.
+        machine: Where it ran, or where the last of several runs was.
+        jobs: How many processes worked side by side, which lengthens seconds a little; None where some points
+            were kept from runs with another number or on another machine, or it is not known of them.
         crop: Side of the centre square that was coded, in pixels; None for whole pictures.
         comparison: How curves are compared.
         images: What was coded.
@@ -250,7 +259,7 @@ class Results:
     date: str
     versions: dict[str, str]
     machine: Machine
-    jobs: int
+    jobs: int | None
     crop: int | None
     comparison: Comparison
     images: tuple[ImageEntry, ...]
@@ -397,12 +406,15 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
 
 
 def _record(kind: type[T], value: dict[str, Any], where: str) -> T:
-    """An object of JSON as a dataclass.
+    """An object of JSON as a dataclass; only fields with a default may be missing.
 
     Raises:
         UsageError: A field is missing or unknown, or of another type.
     """
     hints = typing.get_type_hints(kind)
+    # What was added later has a default: files of before stay readable.
+    added = {name for name in hints if hasattr(kind, name)} - value.keys()
+    hints = {name: hint for name, hint in hints.items() if name not in added}
     for name in (*hints, *value):
         if name not in hints or name not in value:
             problem = "lacks the field" if name not in value else "has an unknown field,"

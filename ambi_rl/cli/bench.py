@@ -111,28 +111,34 @@ def read_curves(paths: Sequence[Path], codecs: Sequence[Codec]) -> tuple[CurveEn
 
 
 def with_anchor(
-    codecs: list[Codec], curves: Sequence[CurveEntry], anchor: str
-) -> tuple[list[Codec], str]:
-    """The codecs with the anchor among them, and the anchor's name.
+    codecs: list[Codec], paths: Sequence[Path], anchor: str
+) -> tuple[list[Codec], tuple[CurveEntry, ...], str]:
+    """The codecs with the anchor among them, the curves of files, and the anchor's name.
+
+    A codec goes before a curve: one that was published under the anchor's name or selector never takes the
+    place of what is measured, and gets another name.
 
     Args:
         codecs: That are measured.
-        curves: That are imported.
-        anchor: The name of one of either, or a selector.
+        paths: Of curves.
+        anchor: The name of a codec, a selector, or the name of a curve.
 
     Raises:
-        UsageError: It is neither.
+        UsageError: It is none of these, or a file has no curve.
     """
-    names = [codec.name for codec in codecs] + [curve.name for curve in curves]
-    if anchor in names:
-        return codecs, anchor
+    if anchor in [codec.name for codec in codecs]:
+        return codecs, read_curves(paths, codecs), anchor
     try:
         made = make_codec(anchor)
     except UsageError as error:
-        raise UsageError(f"--anchor: {error}; or name one of {', '.join(names)}") from error
-    if made.name not in names:
+        curves = read_curves(paths, codecs)
+        if anchor in [curve.name for curve in curves]:
+            return codecs, curves, anchor
+        names = ", ".join([*(codec.name for codec in codecs), *(curve.name for curve in curves)])
+        raise UsageError(f"--anchor: {error}; or name one of {names}") from error
+    if made.name not in [codec.name for codec in codecs]:
         codecs = [made, *codecs]
-    return codecs, made.name
+    return codecs, read_curves(paths, codecs), made.name
 
 
 def bench_command(
@@ -170,8 +176,7 @@ def bench_command(
     if numbers or strategists or bundles or not codecs:
         selectors += ambi_selectors(numbers, strategists, bundles)
     made = make_codecs(selectors)
-    imported = read_curves(curves, made)
-    made, anchor = with_anchor(made, imported, anchor)
+    made, imported, anchor = with_anchor(made, curves, anchor)
     plan = Plan(
         tuple(expand(sources, every=every)),
         tuple(made),
@@ -188,7 +193,7 @@ def bench_command(
     console = Console(stderr=True)
     _compile(made)
     try:
-        with _progress(console, plan) as display:
+        with _progress(console) as display:
             results = run_benchmark(plan, folder, begin=display.begin, done=display.done)
     except KeyboardInterrupt:
         announce("interrupted; what is measured is kept, and the same command goes on from there")
@@ -212,7 +217,7 @@ def _compile(codecs: Sequence[Codec]) -> None:
 class _Display(Protocol):
     """What shows how far a benchmark is."""
 
-    def begin(self, total: int, known: int) -> None: ...
+    def begin(self, work: Sequence[Job], known: Sequence[Job]) -> None: ...
 
     def done(self, job: Job, outcome: Outcome) -> None: ...
 
@@ -224,8 +229,8 @@ class _Bar:
         self._bar = bar
         self._task = bar.add_task("measuring", total=None)
 
-    def begin(self, total: int, known: int) -> None:
-        self._bar.update(self._task, total=total, completed=known)
+    def begin(self, work: Sequence[Job], known: Sequence[Job]) -> None:
+        self._bar.update(self._task, total=len(work), completed=len(known))
 
     def done(self, job: Job, outcome: Outcome) -> None:
         what = escape(f"{job.codec.name} {job.path.stem}")
@@ -233,16 +238,18 @@ class _Bar:
 
 
 class _Lines:
-    """A line for each picture, in a log."""
+    """A line for each picture as its last point is measured, in a log."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self) -> None:
         self._start = time.monotonic()
-        self._left = Counter({p: sum(len(c.settings) for c in plan.codecs) for p in plan.paths})
-        self._known = 0
+        self._left: Counter[Path] = Counter()
         self._pictures = 0
 
-    def begin(self, total: int, known: int) -> None:
-        announce(f"{total} points, {known} of them measured before")
+    def begin(self, work: Sequence[Job], known: Sequence[Job]) -> None:
+        announce(f"{len(work)} points, {len(known)} of them measured before")
+        self._left = Counter(job.path for job in work)
+        self._left.subtract(job.path for job in known)
+        self._pictures = sum(not left for left in self._left.values())
 
     def done(self, job: Job, outcome: Outcome) -> None:
         self._left[job.path] -= 1
@@ -255,9 +262,9 @@ class _Lines:
 
 
 @contextmanager
-def _progress(console: Console, plan: Plan) -> Iterator[_Display]:
+def _progress(console: Console) -> Iterator[_Display]:
     if not console.is_terminal:
-        yield _Lines(plan)
+        yield _Lines()
         return
     columns = (
         TextColumn("{task.description}"),

@@ -44,9 +44,14 @@ def write_report(
     """
     check_target(path)
     # Also finds out before any work whether the plotting library is there.
-    base = len(render_page(results, Views("", [], "", [])).encode())
+    base = len(_bytes(render_page(results, Views("", [], "", []))))
     budget = max(0, round(megabytes * 1e6) - base)
     views = make_views(results, images=images, budget=budget, jobs=jobs, progress=progress)
-    write_file(path, render_page(results, views).encode())
+    write_file(path, _bytes(render_page(results, views)))
     full = [f"what did not fit, {views.left_out}"] if views.left_out else []
     return [*views.problems, *full]
+
+
+def _bytes(page: str) -> bytes:
+    """UTF-8; what file names have that is none is spelt out, as JSON does."""
+    return page.encode(errors="backslashreplace")

@@ -16,19 +16,22 @@ from string import Template
 from typing import Any, NamedTuple
 
 from ambi_rl.bench.codecs import AmbiCodec
+from ambi_rl.bench.derive import as_curve, finite_points
+from ambi_rl.bench.report import processes_text
 from ambi_rl.bench.results import (
     METRICS,
     CodecEntry,
     CurveEntry,
     DeltaEntry,
     Metric,
+    PointEntry,
     Results,
+    curve_of,
 )
 from ambi_rl.bench.selector import make_codec
 from ambi_rl.codec.api import resolve_bundle
 from ambi_rl.codec.tables import SUPERBLOCK
 from ambi_rl.errors import UsageError
-from ambi_rl.metrics import rate_at_quality
 from ambi_rl.palette import HEAT, colour_of, direction_of, offset_colour
 from ambi_rl.report.views import Asset, Side, View, Views
 
@@ -123,15 +126,12 @@ def title_of(results: Results) -> str:
 
 def page_data(results: Results, views: Views, assets: _Assets) -> Json:
     """Everything that the page's scripts read, as JSON types."""
+    curves, deltas = _curves(results), _deltas(results)
     pictures = [
         {
             "name": image.name,
-            "curves": {
-                codec.name: _curve(curve)
-                for codec in results.codecs
-                if (curve := results.curve(codec.name, image.name)) is not None
-            },
-            "deltas": _deltas(results, image.name),
+            "curves": curves.get(image.name, {}),
+            "deltas": deltas.get(image.name, {}),
         }
         for image in results.images
     ]
@@ -150,11 +150,14 @@ def page_data(results: Results, views: Views, assets: _Assets) -> Json:
         "metrics": [{"id": metric, "name": METRIC_NAMES[metric]} for metric in _measured(results)],
         "codecs": _codecs(results),
         "summaryNote": _summary_note(results),
-        "summary": [_summary_row(results, curve) for curve in named],
+        "summary": [
+            _summary_row(results, curve, deltas.get(None, {}).get(curve.name, {}))
+            for curve in named
+        ],
         "meanCount": len(results.mean_images),
         "meanCurves": {curve.name: _curve(curve) for curve in named},
         "pictures": pictures,
-        "meanPicture": {"name": "Mean curve", "deltas": _deltas(results, None)},
+        "meanPicture": {"name": "Mean curve", "deltas": deltas.get(None, {})},
         "viewsNote": _views_note(results, views),
         "views": [_view(view, views.reference, results, assets) for view in views.pictures],
         "reference": views.reference,
@@ -206,7 +209,6 @@ def _facts(results: Results) -> list[list[str]]:
     sizes = sorted({(image.width, image.height) for image in results.images})
     shapes = ", ".join(f"{w}×{h}" for w, h in sizes[:3]) + (", …" if len(sizes) > 3 else "")
     crop = f", centre {results.crop} pixels" if results.crop else ""
-    processes = _count(results.jobs, "process").replace("processs", "processes")
     return [
         ["Pictures", f"{len(results.images)}: {shapes}{crop}"],
         ["Anchor", comparison.anchor],
@@ -214,7 +216,8 @@ def _facts(results: Results) -> list[list[str]]:
         ["Interpolation", f"{comparison.interpolation.upper()}, log rate over quality"],
         [
             "Machine",
-            f"{machine.cpu}, {_count(machine.cores, 'core')}, {machine.system}; {processes}",
+            f"{machine.cpu}, {_count(machine.cores, 'core')}, {machine.system}; "
+            f"{processes_text(results)}",
         ],
         ["ambi-rl", results.versions.get("ambi-rl", "unknown")],
     ]
@@ -272,20 +275,35 @@ def _delta(delta: DeltaEntry) -> Json:
     }
 
 
-def _deltas(results: Results, image: str | None) -> dict[str, Json]:
-    """By codec and metric."""
-    found: dict[str, Json] = {}
+def _deltas(results: Results) -> dict[str | None, dict[str, Json]]:
+    """By picture, None for the whole set, then by codec and metric."""
+    found: dict[str | None, dict[str, Json]] = {}
     for delta in results.deltas:
-        if delta.image == image:
-            found.setdefault(delta.codec, {})[delta.metric] = _delta(delta)
+        by_codec = found.setdefault(delta.image, {})
+        by_codec.setdefault(delta.codec, {})[delta.metric] = _delta(delta)
     return found
 
 
-def _summary_row(results: Results, curve: CurveEntry) -> Json:
+def _curves(results: Results) -> dict[str, dict[str, Json]]:
+    """By picture and codec, the curves that have all settings."""
+    points: dict[tuple[str, str], list[PointEntry]] = {}
+    for point in results.points:
+        points.setdefault((point.image, point.codec), []).append(point)
+    found: dict[str, dict[str, Json]] = {}
+    for image in results.images:
+        for codec in results.codecs:
+            some = points.get((image.name, codec.name), [])
+            if len(some) == len(codec.settings):
+                found.setdefault(image.name, {})[codec.name] = _curve(curve_of(codec, some))
+    return found
+
+
+def _summary_row(results: Results, curve: CurveEntry, deltas: Json) -> Json:
     comparison = results.comparison
     psnr = results.delta(curve.name)
     try:
-        middle = rate_at_quality(curve.bpp, curve.psnr, (comparison.low + comparison.high) / 2)
+        finite = finite_points(as_curve(curve))
+        middle = finite.bpp_at((comparison.low + comparison.high) / 2)
     except UsageError:
         middle = None
     codec = next((c for c in results.codecs if c.name == curve.name), None)
@@ -295,12 +313,21 @@ def _summary_row(results: Results, curve: CurveEntry) -> Json:
         "description": curve.description,
         "imported": curve.source is not None,
         "anchor": curve.name == comparison.anchor,
-        "deltas": _deltas(results, None).get(curve.name, {}),
+        "deltas": deltas,
         "bdPsnr": psnr.bd_quality if psnr else None,
+        "bdPsnrWhole": psnr is None or psnr.is_gain_whole,
+        "bdPsnrRange": _rate_range(psnr),
         "bppAtMiddle": middle,
         "encode": _seconds(curve, curve.encode_seconds, comparison.low, comparison.high),
         "decode": _seconds(curve, curve.decode_seconds, comparison.low, comparison.high),
     }
+
+
+def _rate_range(delta: DeltaEntry | None) -> str:
+    """The rates that a BD-PSNR is over, in words."""
+    if delta is None or delta.bpp_low is None or delta.bpp_high is None:
+        return ""
+    return f"over {delta.bpp_low:.3f} to {delta.bpp_high:.3f} bit/pixel"
 
 
 def _seconds(curve: CurveEntry, seconds: Sequence[float], low: float, high: float) -> float | None:
@@ -328,8 +355,10 @@ def _place(codec: str | None, image: str | None, setting: float | None) -> str:
 
 
 def _views_note(results: Results, views: Views) -> str:
+    full = f"The page was full {views.left_out}: --report-size makes it larger."
+    problems = [f"Not shown: {problem}." for problem in views.problems]
     if not views.pictures:
-        return ""
+        return " ".join([full, *problems] if views.left_out else problems)
     text = (
         f"Everything at one rate is as close in bytes to {views.reference} as a codec's setting allows; "
         "sizes are those of the real files. JPEG, WebP and AVIF are these files, decoded by this browser; "
@@ -337,9 +366,7 @@ def _views_note(results: Results, views: Views) -> str:
     )
     if len(views.pictures) < len(results.images):
         text += f" {len(views.pictures)} of {len(results.images)} pictures are here."
-    if views.left_out:
-        text += f" The page was full {views.left_out}: --report-size makes it larger."
-    return " ".join([text, *(f"Not shown: {problem}." for problem in views.problems)])
+    return " ".join([text, full, *problems] if views.left_out else [text, *problems])
 
 
 def _view(view: View, reference: str, results: Results, assets: _Assets) -> Json:

@@ -7,6 +7,7 @@ import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -129,11 +130,11 @@ class _Job(NamedTuple):
 
 
 class _Done(NamedTuple):
-    """What came of a job: the view that it begins, if it was to, and sides; or why nothing did."""
+    """What came of a job: the view that it begins, if it was to, sides, and what could not be made."""
 
     view: View | None
     sides: list[Side]
-    problem: str = ""
+    problems: tuple[str, ...] = ()
 
     def size(self) -> int:
         """Bytes of everything, as base64."""
@@ -163,10 +164,15 @@ def make_views(
         budget: Bytes of the page that they may take; what does not fit is left out from the end.
         jobs: Processes.
         progress: Told what is done.
+
+    Raises:
+        AmbiError: A process ended abruptly.
     """
     reference = reference_of(results)
-    if reference is None or images < 1 or budget < 1:
+    if reference is None or images < 1:
         return Views("", [], "", [])
+    if budget < 1:
+        return Views("", [], "from the first picture on", [])
     chosen = spread(results.images, images)
     rates = rates_of(results, reference)
     work = [job for stage in _stages(results, reference, chosen, rates) for job in stage]
@@ -175,9 +181,9 @@ def make_views(
     left_out = ""
     spent = 0
     for job, done in _run(work, jobs):
-        line = f"{job.image.name}: {done.problem}"
-        if done.problem:
-            problems += [] if line in problems else [line]
+        lines = (f"{job.image.name}: {problem}" for problem in done.problems)
+        problems += [line for line in lines if line not in problems]
+        if not done.sides:
             continue
         spent += done.size()
         if spent > budget:
@@ -189,7 +195,11 @@ def make_views(
     for view in pictures.values():
         for sides in view.sides.values():
             sides.sort(key=lambda side: order.index(side.codec))
-    shown = [pictures[image.name] for image in chosen if image.name in pictures]
+    shown = [
+        pictures[image.name]
+        for image in chosen
+        if image.name in pictures and pictures[image.name].sides
+    ]
     return Views(reference.name, shown, left_out, problems)
 
 
@@ -199,7 +209,8 @@ def _add(pictures: dict[str, View], job: _Job, done: _Done) -> None:
     if done.view is not None:
         pictures[name] = done.view
     # Without the picture, or the file that defines the rate, there is nothing to compare with.
-    if name in pictures and (job.reference in job.codecs or rate in pictures[name].sides):
+    is_defined = any(side.codec == job.reference.name for side in done.sides)
+    if name in pictures and (is_defined or rate in pictures[name].sides):
         pictures[name].sides.setdefault(rate, []).extend(done.sides)
 
 
@@ -262,7 +273,11 @@ def _stages(
 
 
 def _run(work: Sequence[_Job], jobs: int) -> Iterator[tuple[_Job, _Done]]:
-    """Do jobs, in order."""
+    """Do jobs, in order.
+
+    Raises:
+        AmbiError: A process ended abruptly.
+    """
     if jobs == 1:
         yield from ((job, _do(job)) for job in work)
         return
@@ -274,18 +289,36 @@ def _run(work: Sequence[_Job], jobs: int) -> Iterator[tuple[_Job, _Done]]:
             for start in range(0, len(work), 2 * jobs):
                 some = work[start : start + 2 * jobs]
                 yield from zip(some, pool.map(_do, some), strict=True)
+        except BrokenProcessPool as error:
+            raise AmbiError(
+                "a process that codes pictures for the report ended abruptly, perhaps for want of memory; "
+                "what is measured is kept: make the page with ambi report and -j 1, which needs the least"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _do(job: _Job) -> _Done:
-    """Code one picture at one rate with some codecs."""
+    """Code one picture at one rate with some codecs; what goes wrong is told, not raised."""
+    sides: list[Side] = []
+    problems: list[str] = []
     try:
         rgb = _picture(job.image, job.crop)
-        sides = _sides(job, rgb)
-    except AmbiError as error:
-        return _Done(None, [], str(error))
-    return _Done(_view(job.image, rgb) if job.needs_original else None, sides)
+        view = _view(job.image, rgb) if job.needs_original else None
+    except Exception as error:
+        return _Done(None, [], (_why(error),))
+    for entry in job.codecs:
+        try:
+            sides.append(_coded(job, entry, rgb))
+        except Exception as error:  # Whatever one codec raises must not cost the others' pictures.
+            problems.append(f"{entry.name}: {_why(error)}")
+    return _Done(view, sides, tuple(problems))
+
+
+def _why(error: Exception) -> str:
+    """An error on one line; one that is not of this package is named."""
+    text = str(error) if isinstance(error, AmbiError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
 
 
 def _picture(image: ImageEntry, crop: int | None) -> Image.Image:
@@ -300,20 +333,28 @@ def _picture(image: ImageEntry, crop: int | None) -> Image.Image:
     return open_picture(path, crop)
 
 
-def _sides(job: _Job, rgb: Image.Image) -> list[Side]:
+def _coded(job: _Job, entry: CodecEntry, rgb: Image.Image) -> Side:
+    """A codec's picture at the rate of a job.
+
+    Raises:
+        AmbiError: The codec does not make the file that was measured.
+    """
     target = dict(job.known[job.reference.name])[job.rate.setting]
     pixels = rgb.width * rgb.height
-    sides = []
-    for entry in job.codecs:
-        codec = make_codec(entry.selector)
-        if entry.name == job.reference.name:
-            setting, data = job.rate.setting, codec.encode(rgb, job.rate.setting)
-        else:
-            known = [(setting, 8 * size / pixels) for setting, size in job.known[entry.name]]
-            best = find_close(codec, rgb, "bpp", 8 * target / pixels, known=known).best
-            setting, data = best.setting, best.data
-        sides.append(_side(entry, codec, rgb, setting, data))
-    return sides
+    codec = make_codec(entry.selector)
+    if entry.name == job.reference.name:
+        setting, data = job.rate.setting, codec.encode(rgb, job.rate.setting)
+    else:
+        known = [(setting, 8 * size / pixels) for setting, size in job.known[entry.name]]
+        best = find_close(codec, rgb, "bpp", 8 * target / pixels, known=known).best
+        setting, data = best.setting, best.data
+    measured = dict(job.known[entry.name]).get(setting)
+    if measured is not None and measured != len(data):
+        raise AmbiError(
+            f"setting {setting:g} makes {len(data)} bytes now and made {measured} when it was measured, so "
+            "the codec, its library or its bundle is another one; measure again"
+        )
+    return _side(entry, codec, rgb, setting, data)
 
 
 def _side(entry: CodecEntry, codec: Codec, rgb: Image.Image, setting: float, data: bytes) -> Side:

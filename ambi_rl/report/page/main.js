@@ -5,8 +5,6 @@ function drawTheme(toggle) {
   const system = matchMedia("(prefers-color-scheme: dark)");
   const tell = () => {
     toggle.setAttribute("aria-pressed", String(isDark()));
-    toggle.textContent = isDark() ? "Light" : "Dark";
-    toggle.setAttribute("aria-label", "Dark colours");
     document.dispatchEvent(new Event("themechange"));
   };
   toggle.addEventListener("click", () => {
@@ -43,8 +41,7 @@ function head() {
 
 function drawTables(onPicture) {
   summaryTable();
-  const shown = byId("picture-metric")?.value ?? DATA.metrics[0].id;
-  pictureTable(shown, onPicture);
+  pictureTable(byId("picture-metric").value, onPicture);
 }
 
 head();
@@ -52,7 +49,8 @@ drawTheme(byId("theme-toggle"));
 
 const viewer = DATA.views.length ? new Viewer(DATA.views) : null;
 byId("viewer-note").textContent = DATA.viewsNote;
-byId("viewer-section").hidden = !viewer;
+byId("viewer").hidden = !viewer;
+byId("viewer-section").hidden = !viewer && !DATA.viewsNote;
 
 let curves = null;
 function showPicture(name) {
@@ -60,10 +58,12 @@ function showPicture(name) {
   curves?.show({ where: String(index) });
   const view = DATA.views.findIndex((v) => v.name === name);
   if (view >= 0) viewer.choosePicture(view);
-  byId(view >= 0 ? "viewer-section" : "curves").scrollIntoView();
+  const heading = byId(view >= 0 ? "pictures" : "curves");
+  heading.scrollIntoView();
+  heading.focus({ preventScroll: true });
 }
 
 byId("picture-controls").append(choice("Quality", DATA.metrics.map((m) => [m.id, m.name]), DATA.metrics[0].id,
-  () => drawTables(showPicture), "picture-metric"));
+  (metric) => pictureTable(metric, showPicture), "picture-metric"));
 drawTables(showPicture);
 onTheme(() => drawTables(showPicture));

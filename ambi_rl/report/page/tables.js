@@ -1,18 +1,25 @@
 // Tables that a click or a key on a heading sorts.
 "use strict";
 
+/** How tables were sorted by hand, by id: {index, descending}. */
+const sortings = new Map();
+
 /**
  * A table.
  *
  * columns: {label, hint, value(row) → number | string | null, cell(row) → string | Node, isText}
- * Rows without a value stay at the end, whichever way the rest is sorted. `foot` rows are not sorted.
+ * Rows without a value stay at the end, whichever way the rest is sorted. `foot` rows are not sorted. A table that
+ * is made anew under the same `id` is sorted as the last one was.
  */
-function sortableTable(caption, columns, rows, { sortBy = null, foot = [] } = {}) {
+function sortableTable(caption, columns, rows, { id = null, sortBy = null, foot = [] } = {}) {
   const head = el("tr"), body = el("tbody");
   const headings = columns.map((column, index) => {
     const button = el("button", { type: "button", title: column.hint }, column.label);
     const heading = el("th", { scope: "col", className: column.isText ? "" : "number" }, button);
-    button.addEventListener("click", () => sort(index));
+    button.addEventListener("click", () => {
+      sort(index);
+      if (id) sortings.set(id, { index, descending: heading.getAttribute("aria-sort") === "descending" });
+    });
     head.append(heading);
     return heading;
   });
@@ -46,25 +53,34 @@ function sortableTable(caption, columns, rows, { sortBy = null, foot = [] } = {}
   body.append(...rows.map(rowOf));
   const table = el("table", {}, el("caption", { textContent: caption }), el("thead", {}, head), body);
   if (foot.length) table.append(el("tfoot", {}, ...foot.map(rowOf)));
-  if (sortBy !== null) sort(sortBy, false);
+  const last = sortings.get(id);
+  if (last) sort(last.index, last.descending);
+  else if (sortBy !== null) sort(sortBy, false);
   return table;
 }
 
 /** A BD-rate with a bar of its length to the left for less, to the right for more. */
 function deltaCell(delta, scale) {
   if (!delta || delta.rate === null) return "–";
-  const text = `${signed(delta.rate, 1)} %${delta.whole ? "" : "*"}`;
+  const text = `${signed(delta.rate, 1)} %`;
   const share = Math.min(Math.abs(delta.rate) / scale, 1) * 50;
   const bar = el("span", { className: `bar ${delta.rate < 0 ? "less" : "more"}` });
   bar.style.width = `${share}%`;
-  return el("span", { className: "delta", title: rangeOf(delta) }, bar, el("span", { textContent: text }));
+  return el("span", { className: "delta", title: rangeOf(delta) }, bar,
+    el("span", {}, text, partMark(delta.whole, rangeOf(delta))));
+}
+
+/** A star for what is over a part of the range, and the part in words for those who cannot point at it. */
+function partMark(isWhole, range) {
+  return isWhole ? null : el("span", { title: range }, el("span", { "aria-hidden": "true", textContent: "*" }),
+    el("span", { className: "sr-only", textContent: `, a part of the range: ${range}` }));
 }
 
 function rangeOf(delta) {
   return delta.low === null ? "" : `over ${fixed(delta.low, 2)} to ${fixed(delta.high, 2)} dB`;
 }
 
-const PARTIAL = "* over the part of the range that both curves cover; the range is in the cell's tooltip";
+const PARTIAL = "* over the part of the range that both curves cover; which part is in the cell's tooltip";
 
 function summaryTable() {
   const rate = (row, metric) => row.deltas[metric]?.rate ?? null;
@@ -90,15 +106,20 @@ function summaryTable() {
         row.imported ? el("span", { className: "tag", textContent: "imported" }) : null),
     },
     ...DATA.metrics.map(deltaColumn),
-    numberColumn("BD-PSNR", "bdPsnr", (v) => `${signed(v, 2)} dB`, "Difference in RGB-PSNR at equal rate; more is better"),
+    {
+      label: "BD-PSNR", hint: "Difference in RGB-PSNR at equal rate; more is better", value: (row) => row.bdPsnr,
+      cell: (row) => (row.bdPsnr === null ? "–" : el("span", {},
+        `${signed(row.bdPsnr, 2)} dB`, partMark(row.bdPsnrWhole, row.bdPsnrRange))),
+    },
     numberColumn(`bit/px at ${fixed(middle, 1)}\u00a0dB`, "bppAtMiddle", (v) => fixed(v, 3), "Where the curve has this RGB-PSNR"),
     numberColumn("Encode, s", "encode", secondsText, "Mean of a picture over the points in the range of qualities"),
     numberColumn("Decode, s", "decode", secondsText, "Mean of a picture over the points in the range of qualities"),
   ];
   const rows = DATA.summary.map((row) => ({ ...row, className: row.family === "ambi" ? "ours" : "" }));
   byId("summary-table").replaceChildren(
-    sortableTable("Codecs against the anchor", columns, rows, { sortBy: 1 }));
-  const partial = DATA.summary.some((row) => Object.values(row.deltas).some((d) => d.rate !== null && !d.whole));
+    sortableTable("Codecs against the anchor", columns, rows, { id: "summary", sortBy: 1 }));
+  const partial = DATA.summary.some((row) => Object.values(row.deltas).some((d) => d.rate !== null && !d.whole)
+    || (row.bdPsnr !== null && !row.bdPsnrWhole));
   byId("summary-marks").textContent = partial ? PARTIAL : "";
 }
 
@@ -126,7 +147,7 @@ function pictureTable(metric, onPicture) {
   ];
   byId("picture-table").replaceChildren(
     sortableTable(`BD-rate against ${DATA.comparison.anchor} by picture`, columns, DATA.pictures,
-      { foot: [DATA.meanPicture] }));
+      { id: "pictures", foot: [DATA.meanPicture] }));
   const partial = all.some((row) => codecs.some((c) => deltaOf(row, c)?.rate != null && !deltaOf(row, c).whole));
   byId("picture-marks").textContent = partial ? PARTIAL : "";
 }

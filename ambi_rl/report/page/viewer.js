@@ -22,14 +22,14 @@ class Viewer {
   build() {
     this.strip = this.thumbnails();
     this.sides = el("div", { className: "controls" });
-    this.canvas = el("canvas", { id: "canvas", tabIndex: 0, role: "img" });
+    this.canvas = el("canvas", { id: "canvas", tabIndex: 0, role: "application" });
     this.handle = el("div", {
       id: "divider", tabIndex: 0, role: "slider", "aria-label": "Divider between the left and the right picture",
       "aria-valuemin": "0", "aria-valuemax": "100", "aria-orientation": "horizontal",
     }, el("span", { className: "knob", "aria-hidden": "true" }));
     this.message = el("p", { className: "message", id: "viewer-message", role: "status" });
     this.captions = [el("div", { className: "caption", id: "caption-left" }), el("div", { className: "caption right", id: "caption-right" })];
-    this.readout = el("p", { className: "readout", id: "readout" });
+    this.readout = el("p", { className: "readout", id: "readout", "aria-live": "polite" });
     this.legend = el("div", { className: "legend", id: "legend", hidden: true });
     const stage = el("div", { className: "stage" }, this.canvas, this.handle, this.message);
     byId("viewer").append(this.strip, this.sides, this.tools(), el("div", { className: "captions" }, ...this.captions),
