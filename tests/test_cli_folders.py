@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -428,6 +429,31 @@ def test_a_bar_on_a_terminal(photos: Path, tmp_path: Path) -> None:
     assert b"files/s" in shown
     assert stdout.count(b"\n") == 1
     assert stdout.startswith(b"3 encoded")
+
+
+@pytest.mark.parametrize("option", ["--json", "-v"])
+def test_lines_for_a_file_stay_out_of_the_bar(option: str, photos: Path, tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    log = tmp_path / "log"
+    command = [*AMBI, "encode", str(photos), "-o", str(tmp_path / "out"), *FAST, option]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "40"}
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=slave, env=environment)
+        os.close(slave)
+        shown = b""
+        with suppress(OSError):  # The other end is closed.
+            while chunk := os.read(master, 4096):
+                shown += chunk
+    assert process.wait(timeout=60) == 0
+    assert b"3/3" in shown
+    assert b"sections" not in shown
+    written = log.read_text().splitlines()
+    if option == "--json":
+        assert {json.loads(line)["status"] for line in written} == {"done"}
+        assert len(written) == 3
+    else:
+        assert sum(line.startswith("sections (bytes): ") for line in written) == 3
+        assert written[-1].startswith("3 encoded")
 
 
 def test_info_of_several(coded: Path, photos: Path) -> None:
