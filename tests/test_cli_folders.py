@@ -25,6 +25,7 @@ from typer.testing import CliRunner, Result
 import ambi_rl
 from ambi_rl.cli.app import app
 from ambi_rl.codec import restoration, tiles
+from ambi_rl.codec.api import EncodedImage
 from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.threads import available_cores, limit_threads, thread_count
 from ambi_rl.corpus.manifest import NAME, read_manifest
@@ -321,6 +322,20 @@ def test_quiet_and_verbose(photos: Path, tmp_path: Path) -> None:
     )
     assert run("encode", photos, "-o", out, "--quiet", *FAST).output == ""
     assert "sections (bytes)" in run("encode", photos, "-o", out, "-v", *FAST).stdout
+
+
+def test_what_nobody_reads_is_not_measured(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(encoded: EncodedImage) -> float:
+        raise AssertionError
+
+    picture, out = photos / "a.png", tmp_path / "out"
+    assert lines(run("encode", picture, "-o", out, "-q", 60, "--json", "--quiet", *FAST))[0]["psnr"]
+    monkeypatch.setattr(EncodedImage, "psnr", refuse)
+    assert run("encode", picture, tmp_path / "x.ambi", "--quiet", *FAST).exit_code == 0
+    assert run("encode", photos, "-o", out, "--quiet", *FAST).exit_code == 0
+    assert run("encode", photos, "-o", out, "--quiet", *FAST, "--manifest").exit_code == 9
 
 
 def test_the_second_run_does_what_is_missing(
