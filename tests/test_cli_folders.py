@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import json
 import os
 import pty
@@ -140,6 +141,76 @@ def test_a_pattern_that_the_shell_left(
     outputs = sorted(job.output for job in plan.jobs)
     # Only the first pattern's root is "photos" for sure; names begin where the pattern is no longer fixed.
     assert outputs == found
+
+
+@pytest.mark.parametrize(
+    "pattern", ["**/*.png", "**", "*", "**/**/*.png", "*/**", "**/", "*/*.png"]
+)
+def test_patterns_do_not_follow_links_that_lead_back(pattern: str, tmp_path: Path) -> None:
+    folder = tmp_path / "w"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a.png", "sub/b.png"):
+        (folder / name).touch()
+    # Followed, each of them would double the paths of every level.
+    for number in range(8):
+        (folder / f"loop{number}").symlink_to(".")
+        (folder / "sub" / f"loop{number}").symlink_to("..")
+    inputs = [str(folder / pattern), str(folder / "**" / "*.png")]
+    plan = make_plan(inputs, tmp_path, suffixes=PICTURE_SUFFIXES, naming=Naming(".ambi"))
+    assert sorted(job.output for job in plan.jobs) == ["a.ambi", "sub/b.ambi"]
+    assert {why for _, why in plan.skipped} == {"a link to a folder above it"}
+    assert len(plan.skipped) == 16
+
+
+@pytest.mark.parametrize("pattern", ["**/*.png", "**", "*", "*/", "*/*", "*/deep/*.png", "*/deep"])
+def test_patterns_do_not_find_the_output_folder(pattern: str, tmp_path: Path) -> None:
+    out = tmp_path / "w" / "out"
+    for folder in (tmp_path / "w" / "in" / "deep", out / "deep"):
+        folder.mkdir(parents=True)
+        (folder / "a.png").touch()
+    inputs = [str(tmp_path / "w" / pattern)] * 2
+    plan = make_plan(inputs, out, suffixes=PICTURE_SUFFIXES, naming=Naming(".ambi"))
+    assert [job.output for job in plan.jobs] == ["in/deep/a.ambi"]
+    assert plan.skipped == [(str(out), "the output folder")]
+
+
+def test_names_stay_within_the_output_folder(photos: Path, tmp_path: Path) -> None:
+    for pattern in ("*/../../*.png", "*/../a.png", "**/.."):
+        result = run("encode", photos / pattern, "-o", tmp_path / "out", "--dry-run")
+        refused(result, ".. behind a wildcard")
+    # Before it, .. is a folder like others.
+    result = run("encode", photos / "sub" / ".." / "*.png", "-o", tmp_path / "out", "--dry-run")
+    assert result.exit_code == 0
+    assert f" -> {tmp_path / 'out' / 'a.ambi'}\n" in result.stdout
+
+
+def test_patterns_match_as_a_shell_does(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos)
+    for pattern in (
+        *(
+            "*",
+            "**",
+            "*.png",
+            "**/*.png",
+            "sub/*/*",
+            "**/deep/*",
+            ".*/*",
+            "s*/b.jpg",
+            "**/.*/*.png",
+        ),
+        *("*/", "[a]*", "?.png", "**/d*", "**/*.txt"),
+    ):
+        matches = [Path(m) for m in glob.glob(pattern, recursive=True)]  # noqa: PTH207 - what it is held to
+        assert matches
+        found = {match for match in matches if match.is_file()}
+        for match in matches:
+            below = match.rglob("*") if match.is_dir() else ()
+            found |= {p for p in below if "/." not in f"/{p.relative_to(match)}"}
+        expected = {str(p) for p in found if p.suffix.lower() in PICTURE_SUFFIXES}
+        plan = make_plan([pattern], tmp_path, suffixes=PICTURE_SUFFIXES, naming=Naming(".ambi"))
+        assert {job.source for job in plan.jobs} == expected
 
 
 def test_a_file_whose_name_looks_like_a_pattern(photos: Path, tmp_path: Path) -> None:
