@@ -29,7 +29,7 @@ from ambi_rl.codec import restoration, tiles
 from ambi_rl.codec.api import EncodedImage
 from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.threads import available_cores, limit_threads, thread_count
-from ambi_rl.corpus.manifest import NAME, read_manifest
+from ambi_rl.corpus.manifest import NAME, Manifest, read_manifest
 from ambi_rl.corpus.plan import PICTURE_SUFFIXES, Job, Naming, make_plan
 from ambi_rl.corpus.pool import run_threads
 from ambi_rl.corpus.work import Outcome, Status, StoppedError, Writer
@@ -427,7 +427,15 @@ def test_the_second_run_does_what_is_missing(
     assert record["settings"]["bundle_id"] == record["bundle_id"]
     # A new time is not yet a change, a new content is.
     os.utime(photos / "a.png", (1, 1))
+    before, manifest = read_manifest(coded / NAME)["a.ambi"], (coded / NAME).read_bytes()
+    assert encode("--dry-run") == same
+    assert (coded / NAME).read_bytes() == manifest
     assert encode() == same
+    # And is noted, so that the content is not looked at again.
+    assert read_manifest(coded / NAME)["a.ambi"] == before | {"modified_ns": 10**9}
+    manifest = (coded / NAME).read_bytes()
+    assert encode() == encode("--verify") == same
+    assert (coded / NAME).read_bytes() == manifest
     photograph.crop((0, 0, 30, 30)).save(photos / "a.png")
     assert encode() == same | {"a": "done"}
     (coded / "sub" / "b.ambi").unlink()
@@ -457,6 +465,30 @@ def test_a_manifest_that_was_cut_short_or_is_none(photos: Path, coded: Path) -> 
     path.write_text("something else\n")
     refused(run("encode", photos, "-o", coded, "--manifest"), "line 1", "not a manifest")
     assert path.read_text() == "something else\n"
+
+
+def test_a_manifest_that_another_command_removes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the moment between its being opened and locked, as a command does for which nothing came of it."""
+    folder, flock, removed = tmp_path / "out", fcntl.flock, []
+
+    def lock(handle: int, operation: int) -> None:
+        if not removed:
+            removed.append((folder / NAME).read_bytes())
+            shutil.rmtree(folder)
+        flock(handle, operation)
+
+    monkeypatch.setattr("fcntl.flock", lock)
+    job = Job("a.png", str(folder / "a.ambi"), "a.png", "a.ambi")
+    with Manifest(folder) as manifest:
+        manifest.add(Outcome(job, Status.FAILED, error="no picture", exit_code=3))
+    assert removed == [b""]
+    assert read_manifest(folder / NAME)["a.ambi"]["error"] == "no picture"
+    # One with nothing in it does not stay.
+    with Manifest(tmp_path / "new" / "out"):
+        pass
+    assert not (tmp_path / "new" / "out").exists()
 
 
 def test_a_file_that_failed_is_tried_again(photos: Path, tmp_path: Path) -> None:
