@@ -471,7 +471,8 @@ def test_a_manifest_that_another_command_removes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the moment between its being opened and locked, as a command does for which nothing came of it."""
-    folder, flock, removed = tmp_path / "out", fcntl.flock, []
+    folder, flock = tmp_path / "out", fcntl.flock
+    removed: list[bytes] = []
 
     def lock(handle: int, operation: int) -> None:
         if not removed:
