@@ -12,6 +12,8 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +25,13 @@ from PIL import Image
 from ambi_rl.errors import AmbiError, UsageError
 
 _SHOWN = 24
+
+
+class Task(StrEnum):
+    """What is sampled."""
+
+    ENCODE = "encode"
+    DECODE = "decode"
 
 
 class _Symbols:
@@ -79,9 +88,23 @@ def _report(recording: Path) -> list[tuple[str, float]]:
     return sorted(shares.items(), key=lambda item: -item[1])[:_SHOWN]
 
 
+def _record(recording: Path, work: Callable[[], None], seconds: float) -> tuple[float, int]:
+    """Do something over and over while perf samples it; returns the CPU time of once, and how often."""
+    command = ["perf", "record", "-q", "-o", str(recording), "-e", "cpu-clock", "-F", "997"]
+    with subprocess.Popen([*command, "-p", str(os.getpid())]) as recorder:
+        begin, times = time.process_time(), 0
+        try:
+            while times == 0 or time.process_time() - begin < seconds:
+                work()
+                times += 1
+        finally:
+            recorder.send_signal(signal.SIGINT)
+    return (time.process_time() - begin) / times, times
+
+
 def main(
     picture: Annotated[Path, typer.Argument(help="A photograph.")],
-    task: Annotated[str, typer.Option(help="encode or decode.")] = "decode",
+    task: Annotated[Task, typer.Option(help="What to sample.")] = Task.DECODE,
     effort: Annotated[int, typer.Option("--effort", "-e", min=0, max=9)] = 5,
     quality: Annotated[float, typer.Option("--quality", "-q")] = 60,
     seconds: Annotated[float, typer.Option(help="CPU time to sample.")] = 10,
@@ -101,27 +124,25 @@ def main(
     tiny = encode_image(image.resize((64, 64)), quality=quality, effort=effort)
     decode_image(tiny.data)
     data = encode_image(image, quality=quality, effort=effort).data
+
+    def work() -> None:
+        if task is Task.DECODE:
+            decode_image(data)
+        else:
+            encode_image(image, quality=quality, effort=effort)
+
     # perf looks for the names of a process' functions under this name.
     names = Path(tempfile.gettempdir()) / f"perf-{os.getpid()}.map"
-    symbols.write_map(names)
-    with tempfile.TemporaryDirectory() as folder:
-        recording = Path(folder) / "perf.data"
-        command = ["perf", "record", "-q", "-o", str(recording), "-e", "cpu-clock", "-F", "997"]
-        recorder = subprocess.Popen([*command, "-p", str(os.getpid())])
-        begin, times = time.process_time(), 0
-        while time.process_time() - begin < seconds:
-            if task == "decode":
-                decode_image(data)
-            else:
-                encode_image(image, quality=quality, effort=effort)
-            times += 1
-        spent = (time.process_time() - begin) / times
-        recorder.send_signal(signal.SIGINT)
-        recorder.wait()
-        shares = _report(recording)
-    names.unlink()
+    try:
+        symbols.write_map(names)
+        with tempfile.TemporaryDirectory() as folder:
+            recording = Path(folder) / "perf.data"
+            spent, times = _record(recording, work, seconds)
+            shares = _report(recording)
+    finally:
+        names.unlink(missing_ok=True)
     pixels = image.width * image.height / 1e6
-    what = f"{task}, effort {effort}, quality {quality:g}" if task == "encode" else task
+    what = f"{task}, effort {effort}, quality {quality:g}" if task is Task.ENCODE else task
     print(f"{what}: {spent:.2f} s of CPU time, {spent / pixels:.2f} s/Mpixel, {times} times")
     for name, share in shares:
         print(f"{share:5.1f} %  {name}")

@@ -222,7 +222,9 @@ def read_bundle(data: bytes) -> Bundle:
     def group(prefix: str) -> dict[str, npt.NDArray[Any]]:
         return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
-    return Bundle(manifest, group("entropy/"), group("restoration/"))
+    bundle = Bundle(manifest, group("entropy/"), group("restoration/"))
+    check_restoration(bundle)
+    return bundle
 
 
 def golden_bundle() -> Bundle:
@@ -1156,6 +1158,29 @@ def decode_alpha(payload: bytes, height: int, width: int) -> npt.NDArray[np.uint
 # --- Section 14: restoration ---------------------------------------------------------------------------
 
 Floats = npt.NDArray[np.float64]
+
+
+def largest_exponent(linear: float, square: float) -> float:
+    """The largest linear·x + square·x² for -2 <= x <= 2."""
+    candidates = [-2.0, 2.0]
+    if square and abs(linear) <= 4 * abs(square):
+        candidates.append(-linear / (2 * square))
+    return max(linear * x + square * x * x for x in candidates)
+
+
+def check_restoration(bundle: Bundle) -> None:
+    """Refuse a network whose activations could pass 10**30."""
+    bound = 128.0
+    for k in range(len(bundle.restoration) // 3):
+        weights, gain, bias = (
+            bundle.restoration[f"{name}{k}"].astype(np.float64) for name in ("w", "gain", "bias")
+        )
+        exponents = np.array([largest_exponent(*row) for row in gain.tolist()])
+        with np.errstate(over="ignore", invalid="ignore"):
+            factor = np.max(np.exp(exponents) * np.abs(weights).sum(axis=(1, 2, 3)))
+            rise = factor * max(bound, 1) + np.max(np.abs(bias) @ [1, 2, 4])
+        bound = rise if k == 0 else bound + rise
+        refuse_unless(bool(bound < 1e30), "the restoration could overflow")
 
 
 def convolve(seen: Floats, weights: Floats, bias: Floats) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import json
 import os
 import pty
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,10 @@ from typer.testing import CliRunner, Result
 import ambi_rl
 from ambi_rl.cli.app import app
 from ambi_rl.codec import restoration, tiles
+from ambi_rl.codec.api import EncodedImage
 from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.threads import available_cores, limit_threads, thread_count
-from ambi_rl.corpus.manifest import NAME, read_manifest
+from ambi_rl.corpus.manifest import NAME, Manifest, read_manifest
 from ambi_rl.corpus.plan import PICTURE_SUFFIXES, Job, Naming, make_plan
 from ambi_rl.corpus.pool import run_threads
 from ambi_rl.corpus.work import Outcome, Status, StoppedError, Writer
@@ -138,6 +141,76 @@ def test_a_pattern_that_the_shell_left(
     outputs = sorted(job.output for job in plan.jobs)
     # Only the first pattern's root is "photos" for sure; names begin where the pattern is no longer fixed.
     assert outputs == found
+
+
+@pytest.mark.parametrize(
+    "pattern", ["**/*.png", "**", "*", "**/**/*.png", "*/**", "**/", "*/*.png"]
+)
+def test_patterns_do_not_follow_links_that_lead_back(pattern: str, tmp_path: Path) -> None:
+    folder = tmp_path / "w"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a.png", "sub/b.png"):
+        (folder / name).touch()
+    # Followed, each of them would double the paths of every level.
+    for number in range(8):
+        (folder / f"loop{number}").symlink_to(".")
+        (folder / "sub" / f"loop{number}").symlink_to("..")
+    inputs = [str(folder / pattern), str(folder / "**" / "*.png")]
+    plan = make_plan(inputs, tmp_path, suffixes=PICTURE_SUFFIXES, naming=Naming(".ambi"))
+    assert sorted(job.output for job in plan.jobs) == ["a.ambi", "sub/b.ambi"]
+    assert {why for _, why in plan.skipped} == {"a link to a folder above it"}
+    assert len(plan.skipped) == 16
+
+
+@pytest.mark.parametrize("pattern", ["**/*.png", "**", "*", "*/", "*/*", "*/deep/*.png", "*/deep"])
+def test_patterns_do_not_find_the_output_folder(pattern: str, tmp_path: Path) -> None:
+    out = tmp_path / "w" / "out"
+    for folder in (tmp_path / "w" / "in" / "deep", out / "deep"):
+        folder.mkdir(parents=True)
+        (folder / "a.png").touch()
+    inputs = [str(tmp_path / "w" / pattern)] * 2
+    plan = make_plan(inputs, out, suffixes=PICTURE_SUFFIXES, naming=Naming(".ambi"))
+    assert [job.output for job in plan.jobs] == ["in/deep/a.ambi"]
+    assert plan.skipped == [(str(out), "the output folder")]
+
+
+def test_names_stay_within_the_output_folder(photos: Path, tmp_path: Path) -> None:
+    for pattern in ("*/../../*.png", "*/../a.png", "**/.."):
+        result = run("encode", photos / pattern, "-o", tmp_path / "out", "--dry-run")
+        refused(result, ".. behind a wildcard")
+    # Before it, .. is a folder like others.
+    result = run("encode", photos / "sub" / ".." / "*.png", "-o", tmp_path / "out", "--dry-run")
+    assert result.exit_code == 0
+    assert f" -> {tmp_path / 'out' / 'a.ambi'}\n" in result.stdout
+
+
+def test_patterns_match_as_a_shell_does(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos)
+    for pattern in (
+        *(
+            "*",
+            "**",
+            "*.png",
+            "**/*.png",
+            "sub/*/*",
+            "**/deep/*",
+            ".*/*",
+            "s*/b.jpg",
+            "**/.*/*.png",
+        ),
+        *("*/", "[a]*", "?.png", "**/d*", "**/*.txt"),
+    ):
+        matches = [Path(m) for m in glob.glob(pattern, recursive=True)]  # noqa: PTH207 - what it is held to
+        assert matches
+        found = {match for match in matches if match.is_file()}
+        for match in matches:
+            below = match.rglob("*") if match.is_dir() else ()
+            found |= {p for p in below if "/." not in f"/{p.relative_to(match)}"}
+        expected = {str(p) for p in found if p.suffix.lower() in PICTURE_SUFFIXES}
+        plan = make_plan([pattern], tmp_path, suffixes=PICTURE_SUFFIXES, naming=Naming(".ambi"))
+        assert {job.source for job in plan.jobs} == expected
 
 
 def test_a_file_whose_name_looks_like_a_pattern(photos: Path, tmp_path: Path) -> None:
@@ -322,6 +395,20 @@ def test_quiet_and_verbose(photos: Path, tmp_path: Path) -> None:
     assert "sections (bytes)" in run("encode", photos, "-o", out, "-v", *FAST).stdout
 
 
+def test_what_nobody_reads_is_not_measured(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(encoded: EncodedImage) -> float:
+        raise AssertionError
+
+    picture, out = photos / "a.png", tmp_path / "out"
+    assert lines(run("encode", picture, "-o", out, "-q", 60, "--json", "--quiet", *FAST))[0]["psnr"]
+    monkeypatch.setattr(EncodedImage, "psnr", refuse)
+    assert run("encode", picture, tmp_path / "x.ambi", "--quiet", *FAST).exit_code == 0
+    assert run("encode", photos, "-o", out, "--quiet", *FAST).exit_code == 0
+    assert run("encode", photos, "-o", out, "--quiet", *FAST, "--manifest").exit_code == 9
+
+
 def test_the_second_run_does_what_is_missing(
     photos: Path, coded: Path, photograph: Image.Image
 ) -> None:
@@ -340,7 +427,15 @@ def test_the_second_run_does_what_is_missing(
     assert record["settings"]["bundle_id"] == record["bundle_id"]
     # A new time is not yet a change, a new content is.
     os.utime(photos / "a.png", (1, 1))
+    before, manifest = read_manifest(coded / NAME)["a.ambi"], (coded / NAME).read_bytes()
+    assert encode("--dry-run") == same
+    assert (coded / NAME).read_bytes() == manifest
     assert encode() == same
+    # And is noted, so that the content is not looked at again.
+    assert read_manifest(coded / NAME)["a.ambi"] == before | {"modified_ns": 10**9}
+    manifest = (coded / NAME).read_bytes()
+    assert encode() == encode("--verify") == same
+    assert (coded / NAME).read_bytes() == manifest
     photograph.crop((0, 0, 30, 30)).save(photos / "a.png")
     assert encode() == same | {"a": "done"}
     (coded / "sub" / "b.ambi").unlink()
@@ -370,6 +465,31 @@ def test_a_manifest_that_was_cut_short_or_is_none(photos: Path, coded: Path) -> 
     path.write_text("something else\n")
     refused(run("encode", photos, "-o", coded, "--manifest"), "line 1", "not a manifest")
     assert path.read_text() == "something else\n"
+
+
+def test_a_manifest_that_another_command_removes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the moment between its being opened and locked, as a command does for which nothing came of it."""
+    folder, flock = tmp_path / "out", fcntl.flock
+    removed: list[bytes] = []
+
+    def lock(handle: int, operation: int) -> None:
+        if not removed:
+            removed.append((folder / NAME).read_bytes())
+            shutil.rmtree(folder)
+        flock(handle, operation)
+
+    monkeypatch.setattr("fcntl.flock", lock)
+    job = Job("a.png", str(folder / "a.ambi"), "a.png", "a.ambi")
+    with Manifest(folder) as manifest:
+        manifest.add(Outcome(job, Status.FAILED, error="no picture", exit_code=3))
+    assert removed == [b""]
+    assert read_manifest(folder / NAME)["a.ambi"]["error"] == "no picture"
+    # One with nothing in it does not stay.
+    with Manifest(tmp_path / "new" / "out"):
+        pass
+    assert not (tmp_path / "new" / "out").exists()
 
 
 def test_a_file_that_failed_is_tried_again(photos: Path, tmp_path: Path) -> None:
@@ -428,6 +548,31 @@ def test_a_bar_on_a_terminal(photos: Path, tmp_path: Path) -> None:
     assert b"files/s" in shown
     assert stdout.count(b"\n") == 1
     assert stdout.startswith(b"3 encoded")
+
+
+@pytest.mark.parametrize("option", ["--json", "-v"])
+def test_lines_for_a_file_stay_out_of_the_bar(option: str, photos: Path, tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    log = tmp_path / "log"
+    command = [*AMBI, "encode", str(photos), "-o", str(tmp_path / "out"), *FAST, option]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "40"}
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=slave, env=environment)
+        os.close(slave)
+        shown = b""
+        with suppress(OSError):  # The other end is closed.
+            while chunk := os.read(master, 4096):
+                shown += chunk
+    assert process.wait(timeout=60) == 0
+    assert b"3/3" in shown
+    assert b"sections" not in shown
+    written = log.read_text().splitlines()
+    if option == "--json":
+        assert {json.loads(line)["status"] for line in written} == {"done"}
+        assert len(written) == 3
+    else:
+        assert sum(line.startswith("sections (bytes): ") for line in written) == 3
+        assert written[-1].startswith("3 encoded")
 
 
 def test_info_of_several(coded: Path, photos: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -133,6 +134,44 @@ def test_a_file_that_kills_its_workers_fails_alone(
     assert "worker died" in failed[0].error
     assert len(contents(out)) == 9
     assert read_manifest(out / NAME)["4.ambi"]["status"] == "failed"
+
+
+class _Missing:
+    """What a worker cannot load, as where the package is not installed on its node."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, ("ambi_rl_that_is_not_there",)
+
+
+def test_the_reason_for_lost_tasks_is_told(
+    cluster: None,
+    photos: Path,
+    default_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    missing = _Missing()
+    monkeypatch.setattr(ray_pool, "_encode_row", lambda row, **_: {"outcome": repr(missing)})
+    settings = EncodeSettings(default_bundle, effort=0)
+    manner = Manner(jobs=1, ray="local")
+    plan = plan_of(photos, tmp_path / "out")
+    outcomes = list(encode_corpus(plan, settings, manner, bundle=None))
+    assert len(outcomes) == 10
+    for outcome in outcomes:
+        assert outcome.status is Status.FAILED
+        assert "Ray lost its task" in outcome.error
+        assert "No module named 'ambi_rl_that_is_not_there'" in outcome.error
+        assert "\n" not in outcome.error
+
+
+def test_more_threads_than_a_node_has_cores_are_refused(
+    cluster: None, photos: Path, tmp_path: Path
+) -> None:
+    arguments = ["encode", photos, "-o", tmp_path / "out", "--ray", "auto", "--threads", 3]
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == 2
+    assert "--threads 3 is more than the 2 cores" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_errors_come_back_from_workers(cluster: None, photos: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ from ambi_rl.training.restoration import (
     export_network,
 )
 from ambi_rl.training.restoration_evaluation import Coded, measure
+from tests import reference_decoder as reference
 
 STEP = 24 * 64
 
@@ -225,6 +227,33 @@ def test_unusable_tensors_are_refused(
     change(altered)
     with pytest.raises(BundleError, match=message):
         dump_bundle(dataclasses.replace(bundle, restoration=altered))
+
+
+@pytest.mark.parametrize(
+    ("gains", "weight", "is_valid"),
+    [
+        # Each convolution alone, and no step both of them: the bound is not one of a single step.
+        (([30, 0], [-30, 0]), 0.01, False),
+        (([30, 0], [0, 0]), 0.01, True),
+        # The largest exponent, 70, is at the vertex.
+        (([140, -70], [0, 0]), 0.01, False),
+        (([130, -70], [0, 0]), 0.01, True),
+    ],
+)
+def test_the_bound_is_over_all_steps_at_once(
+    gains: tuple[list[int], list[int]], weight: float, is_valid: bool
+) -> None:
+    """By section 14 of docs/format.md."""
+    tensors = blank_tensors(2, 4, 0)
+    for k, gain in enumerate(gains):
+        tensors[f"w{k}"] = np.full(tensors[f"w{k}"].shape, weight, np.float32)
+        tensors[f"gain{k}"] = np.tile(np.array(gain, np.float32), (len(tensors[f"w{k}"]), 1))
+    refusal = pytest.raises(BundleError, match="overflow")
+    with nullcontext() if is_valid else refusal:
+        validate_tensors(tensors)
+    second = reference.Bundle({}, {}, dict(tensors))
+    with nullcontext() if is_valid else pytest.raises(reference.RefusedError, match="overflow"):
+        reference.check_restoration(second)
 
 
 def test_files_say_whether_they_are_restored(bundle: Bundle, small: Image.Image) -> None:

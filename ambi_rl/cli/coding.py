@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def encode_command(
     if target != STANDARD:
         check_output(source, target, overwrite=overwrite)
         _check_no_picture(target)
-    settings = encode_settings(**options)
+    settings = replace(encode_settings(**options), measure=as_json or not quiet)
     data = read_input(source)
     limit_threads(threads)
     aim = settings.target

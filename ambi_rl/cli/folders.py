@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def encode_folder(
     """
     if manner.ray is not None:
         _check_ray()
-    settings = encode_settings(**options)
+    is_read = manner.manifest or as_json or not quiet
+    settings = replace(encode_settings(**options), measure=is_read)
     plan = make_plan(
         files.inputs,
         files.folder,

@@ -51,7 +51,9 @@ class Reporter:
         self._quiet = quiet
         self._verbose = verbose
         console = Console(stderr=True)
-        self._has_bar = console.is_terminal and not quiet
+        on_terminal = sys.stdout.isatty()
+        # JSON on the terminal itself shall neither be wrapped nor be cut by the bar.
+        self._has_bar = console.is_terminal and not quiet and not (as_json and on_terminal)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -61,6 +63,8 @@ class Reporter:
             console=console,
             disable=not self._has_bar,
             transient=True,
+            # Lines go above the bar by way of its console, stderr; those for a file must stay out of it.
+            redirect_stdout=on_terminal,
         )
         self._task = self._bar.add_task(verb, total=total, speed="")
         self._start = time.monotonic()

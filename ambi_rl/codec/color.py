@@ -24,7 +24,8 @@ _STRIP_PIXELS = 1 << 18
 """Pixels converted at a time: bounds the 32-bit temporaries whatever the picture's size."""
 
 
-def _strips(height: int, width: int) -> Iterator[slice]:
+def strips(height: int, width: int) -> Iterator[slice]:
+    """Slices of rows that together are a picture's, each of few enough pixels for wide temporaries."""
     rows = max(1, _STRIP_PIXELS // width)
     for top in range(0, height, rows):
         yield slice(top, min(top + rows, height))
@@ -42,7 +43,7 @@ def rgb_to_planes(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.int16]:
     height, width, _ = rgb.shape
     planes = np.empty((3, height, width), np.int16)
     half = 1 << (_BITS - _FRACTION_BITS - 1)
-    for rows in _strips(height, width):
+    for rows in strips(height, width):
         red, green, blue = (rgb[rows, :, i].astype(np.int32) for i in range(3))
         luma = _RED * red + _GREEN * green + _BLUE * blue
         planes[0, rows] = (luma + half) >> (_BITS - _FRACTION_BITS)
@@ -68,7 +69,7 @@ def planes_to_rgb(planes: npt.NDArray[np.int16]) -> npt.NDArray[np.uint8]:
     rgb = np.empty((height, width, 3), np.uint8)
     shift = _BITS + _FRACTION_BITS
     half = 1 << (shift - 1)
-    for rows in _strips(height, width):
+    for rows in strips(height, width):
         luma = (planes[0, rows].astype(np.int32) << _BITS) + half
         cb = planes[1, rows].astype(np.int32) - _CHROMA_MID
         cr = planes[2, rows].astype(np.int32) - _CHROMA_MID

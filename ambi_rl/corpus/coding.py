@@ -33,6 +33,7 @@ class EncodeSettings:
         strip: Leave out ICC, EXIF and XMP.
         restoration: Have pictures filtered after decoding if the bundle can.
         tiles: Divide large pictures.
+        measure: Compute the PSNR, for those who read it; without, it is None among the facts.
     """
 
     bundle: Bundle = field(repr=False)
@@ -43,6 +44,7 @@ class EncodeSettings:
     strip: bool = False
     restoration: bool = True
     tiles: bool = True
+    measure: bool = True
 
     def facts(self) -> dict[str, Any]:
         """All that decides what is written; JSON types only. Equal facts and pictures make equal files."""
@@ -139,14 +141,18 @@ def encode_bytes(
         )
         encoded, attempts = found.encoded, len(found.attempts)
     seconds = time.perf_counter() - start
-    return Result(encoded.data, _encode_facts(encoded, len(data), seconds, attempts))
+    return Result(encoded.data, _encode_facts(encoded, settings, len(data), seconds, attempts))
 
 
 def _encode_facts(
-    encoded: EncodedImage, input_bytes: int, seconds: float, attempts: int
+    encoded: EncodedImage,
+    settings: EncodeSettings,
+    input_bytes: int,
+    seconds: float,
+    attempts: int,
 ) -> dict[str, Any]:
     container = encoded.container
-    psnr = encoded.psnr()
+    psnr = encoded.psnr() if settings.measure else math.inf
     size = len(encoded.data)
     return {
         "width": container.width,

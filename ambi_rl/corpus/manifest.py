@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,8 @@ from ambi_rl.errors import AmbiError, UsageError
 
 NAME = "manifest.jsonl"
 _CHUNK = 1 << 20
+_OPENINGS = 10
+"""How often a manifest is opened while other commands remove it."""
 
 
 def _hash_of(path: str) -> str:
@@ -101,11 +103,15 @@ class Known:
     Args:
         made: See `read_made`.
         verify: Compare hashes of sources and outputs, where otherwise size and time of modification do.
+
+    Attributes:
+        touched: Times of modification, in ns, of sources that proved unchanged but for it, by output.
     """
 
     def __init__(self, made: dict[str, Made], *, verify: bool = False) -> None:
         self._made = made
         self._verify = verify
+        self.touched: dict[str, int] = {}
 
     def holds(self, job: Job, settings: dict[str, Any]) -> bool:
         """Whether a job's target was made of its source, as it is now, with these settings, and is there.
@@ -133,7 +139,11 @@ class Known:
             return False
         if status.st_mtime_ns == made.modified_ns and not self._verify:
             return True
-        return _hash_of(job.source) == made.sha256
+        if _hash_of(job.source) != made.sha256:
+            return False
+        if status.st_mtime_ns != made.modified_ns:
+            self.touched[job.output] = status.st_mtime_ns
+        return True
 
 
 class Manifest:
@@ -152,24 +162,48 @@ class Manifest:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
-        folder.mkdir(parents=True, exist_ok=True)
-        # Appended to in one piece, a line is there as a whole or, after a crash, cut short at the end.
-        self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._handle)
-            raise UsageError(
-                f"another command is writing {self.path}; wait for it or choose another folder"
-            ) from None
-        except OSError:
-            pass  # Some file systems of clusters have no locks.
+        self._handle, self._is_locked = self._open()
         try:
             self.made = read_made(self.path)
             self._end_line()
         except BaseException:
             os.close(self._handle)
             raise
+
+    def _open(self) -> tuple[int, bool]:
+        """Open the file and claim it; returns the handle, and whether the file system has locks."""
+        for left in reversed(range(_OPENINGS)):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                # Appended in one piece, a line is there as a whole or, after a crash, cut short.
+                handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            except FileNotFoundError:
+                if left:
+                    continue  # Another command has just removed the folder, see `__exit__`.
+                raise
+            is_locked = self._lock(handle)
+            if not is_locked or self._is_named(handle):
+                return handle, is_locked
+            # Another command has removed the file between the two: what is locked has no name any more.
+            os.close(handle)
+        raise UsageError(f"{self.path} is removed again and again; choose another folder")
+
+    def _lock(self, handle: int) -> bool:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise UsageError(
+                f"another command is writing {self.path}; wait for it or choose another folder"
+            ) from None
+        except OSError:
+            return False  # Some file systems of clusters have no locks.
+        return True
+
+    def _is_named(self, handle: int) -> bool:
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(handle), self.path.stat())
+        return False
 
     def __enter__(self) -> Manifest:
         return self
@@ -180,8 +214,8 @@ class Manifest:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if os.fstat(self._handle).st_size == 0:
-            # Nothing came of it, as where no cluster answers.
+        if self._is_locked and os.fstat(self._handle).st_size == 0:
+            # Nothing came of it, as where no cluster answers. Whoever waits for it looks for the name again.
             self.path.unlink(missing_ok=True)
             with suppress(OSError):
                 self.path.parent.rmdir()
@@ -206,7 +240,32 @@ class Manifest:
         Raises:
             AmbiError: The disk is full or fails.
         """
-        line = json.dumps(outcome.record(), ensure_ascii=True) + "\n"
+        self._append(outcome.record())
+
+    def touch(self, times: Mapping[str, int]) -> None:
+        """Repeat the records of outputs whose sources have got other times of modification.
+
+        Args:
+            times: In ns, by output.
+
+        Raises:
+            AmbiError: The disk is full or fails.
+        """
+        # All records of a large corpus are too much to be held: first where the last ones are, then each.
+        places: dict[str, int] = {}
+        with self.path.open("rb") as file:
+            place = 0
+            for line in file:
+                output = json.loads(line)["output"]
+                if output in times:
+                    places[output] = place
+                place += len(line)
+            for output, place in places.items():
+                file.seek(place)
+                self._append(json.loads(file.readline()) | {"modified_ns": times[output]})
+
+    def _append(self, record: dict[str, Any]) -> None:
+        line = json.dumps(record, ensure_ascii=True) + "\n"
         try:
             written = os.write(self._handle, line.encode())
         except OSError as error:

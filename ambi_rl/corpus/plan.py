@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import glob
+import fnmatch
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -77,7 +77,25 @@ class Naming:
 
 def is_pattern(name: str) -> bool:
     """Whether an argument is a pattern that the shell has left to us: nothing has that very name."""
-    return any(c in name for c in _MAGIC) and not os.path.lexists(name)
+    return _has_magic(name) and not os.path.lexists(name)
+
+
+class _Place(NamedTuple):
+    """A folder on the way down.
+
+    Attributes:
+        path: Of the folder; "" is the working folder.
+        base: What stands before the names of files in it; "" or it ends in /.
+        above: Identities of the folder and of those above it that were passed.
+    """
+
+    path: str
+    base: str
+    above: tuple[tuple[int, int], ...]
+
+    def join(self, name: str) -> str:
+        """Path of what is called so in it."""
+        return os.path.join(self.path, name)  # noqa: PTH118 - many files: no Path for each
 
 
 class _Finder:
@@ -87,12 +105,18 @@ class _Finder:
         suffixes: Endings of files in folders that are meant, in lower case.
         folder: The output folder, which is no input.
         plan: Where skipped files and faults are noted.
+
+    Attributes:
+        matches: How often a pattern matched something, be it none of the files that are meant.
     """
 
     def __init__(self, suffixes: Collection[str], folder: Path, plan: Plan) -> None:
         self._suffixes = suffixes
         self._output = folder.resolve()
         self._plan = plan
+        self.matches = 0
+        # Several arguments, and ** of one, come by the same places more than once.
+        self._noted: set[str] = set()
 
     def named(self, path: str, base: str) -> Iterator[tuple[str, str]]:
         """Path and name of an argument or of the files below it.
@@ -101,40 +125,108 @@ class _Finder:
             path: A file or a folder.
             base: What stands before the names of files below a folder; "" or it ends in /.
         """
-        if os.path.isdir(path):  # noqa: PTH112 - a Path would normalise what the user typed
-            yield from self._walk(path, base, (_identity(path),))
+        if _is_folder(path):
+            yield from self._walk(_Place(path, base, (_identity(path),)))
         else:
             yield path, f"{base}{Path(path).name}"
 
-    def found(self, path: str, name: str) -> Iterator[tuple[str, str]]:
-        """The same for a file that was not named but found: it may be of another kind."""
-        if Path(path).suffix.lower() in self._suffixes:
-            yield path, name
-        else:
-            self._plan.skipped.append((path, "another kind of file"))
+    def matching(self, root: str, parts: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Path and name of files that match a pattern, or are below folders that do.
 
-    def _walk(
-        self, folder: str, base: str, above: tuple[tuple[int, int], ...]
-    ) -> Iterator[tuple[str, str]]:
+        As a shell's, wildcards do not stand for the dot that a hidden name begins with.
+
+        Args:
+            root: A folder, where names begin; "" is the working folder.
+            parts: Of the pattern below it; ** is any number of folders.
+        """
+        if _is_folder(root or "."):
+            yield from self._match(_Place(root, "", (_identity(root or "."),)), parts)
+
+    def _match(self, place: _Place, parts: Sequence[str]) -> Iterator[tuple[str, str]]:
+        part, *rest = parts
+        if part == "**" and not rest:
+            self.matches += 1
+            yield from self._walk(place)
+        elif part == "**":
+            yield from self._match(place, rest)
+            for entry in self._entries(place):
+                if not entry.name.startswith(".") and (below := self._enter(place, entry.name)):
+                    yield from self._match(below, parts)
+        else:
+            for name in self._matches(place, part):
+                if not rest:
+                    self.matches += 1
+                    yield from self._below(place, name)
+                elif below := self._enter(place, name):
+                    yield from self._match(below, rest)
+
+    def _matches(self, place: _Place, part: str) -> list[str]:
+        """Names in a folder for which a part of a pattern stands, ** excepted."""
+        if not _has_magic(part):
+            return [part] if os.path.lexists(place.join(part)) else []
+        names = [entry.name for entry in self._entries(place)]
+        return [
+            name
+            for name in fnmatch.filter(names, part)
+            if part.startswith(".") or not name.startswith(".")
+        ]
+
+    def _walk(self, place: _Place) -> Iterator[tuple[str, str]]:
         """Files below a folder in the order of their names; links are followed unless they lead back up."""
-        try:
-            with os.scandir(folder) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
-        except OSError as error:
-            self._plan.faults.append((folder, error))
-            return
-        for entry in found:
-            path = os.path.join(folder, entry.name)  # noqa: PTH118 - many files: no Path for each
+        for entry in self._entries(place):
             if entry.name.startswith("."):
-                self._plan.skipped.append((path, "hidden"))
-            elif not entry.is_dir():
-                yield from self.found(path, base + entry.name)
-            elif (identity := _identity(path)) in above:
-                self._plan.skipped.append((path, "a link to a folder above it"))
-            elif Path(path).resolve() == self._output:
-                self._plan.skipped.append((path, "the output folder"))
+                self._skip(place.join(entry.name), "hidden")
             else:
-                yield from self._walk(path, f"{base}{entry.name}/", (*above, identity))
+                yield from self._below(place, entry.name)
+
+    def _below(self, place: _Place, name: str) -> Iterator[tuple[str, str]]:
+        """What is called so in a folder, if it is a file that is meant, or the files below it."""
+        path = place.join(name)
+        if _is_folder(path):
+            if below := self._enter(place, name):
+                yield from self._walk(below)
+        elif Path(path).suffix.lower() in self._suffixes:
+            yield path, place.base + name
+        else:
+            self._skip(path, "another kind of file")
+
+    def _enter(self, place: _Place, name: str) -> _Place | None:
+        """A folder in a folder; None if it is no folder or none to look into."""
+        path = place.join(name)
+        if not _is_folder(path):
+            return None
+        identity = _identity(path)
+        if identity in place.above:
+            self._skip(path, "a link to a folder above it")
+        elif Path(path).resolve() == self._output:
+            self._skip(path, "the output folder")
+        else:
+            return _Place(path, f"{place.base}{name}/", (*place.above, identity))
+        return None
+
+    def _entries(self, place: _Place) -> list[os.DirEntry[str]]:
+        """What is in a folder, by name; nothing if it cannot be read."""
+        try:
+            with os.scandir(place.path or ".") as entries:
+                return sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            if self._is_new(place.path):
+                self._plan.faults.append((place.path, error))
+            return []
+
+    def _skip(self, path: str, why: str) -> None:
+        if self._is_new(path):
+            self._plan.skipped.append((path, why))
+
+    def _is_new(self, path: str) -> bool:
+        absolute = os.path.abspath(path)  # noqa: PTH100 - links stay
+        is_new = absolute not in self._noted
+        self._noted.add(absolute)
+        return is_new
+
+
+def _is_folder(path: str) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - many files, and what the user typed shall stay
 
 
 def _identity(folder: str) -> tuple[int, int]:
@@ -142,22 +234,28 @@ def _identity(folder: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def _has_magic(name: str) -> bool:
+    return any(c in name for c in _MAGIC)
+
+
 def _of_pattern(pattern: str, finder: _Finder) -> Iterator[tuple[str, str]]:
     """Files that match; their names begin after the part of the pattern that is fixed."""
     parts = Path(pattern).parts
     fixed = 0
-    while not any(c in parts[fixed] for c in _MAGIC):
+    while not _has_magic(parts[fixed]):
         fixed += 1
-    root = Path(*parts[:fixed])
-    matches = sorted(glob.iglob(pattern, recursive=True))  # noqa: PTH207 - as a shell, without hidden files
-    if not matches:
+    if ".." in parts[fixed:]:
+        # Names of targets would lead out of the output folder, or several to one file.
+        raise UsageError(f"{pattern} has .. behind a wildcard; write it without")
+    variable: list[str] = []
+    # What a pattern for folders only, one that ends in /, asks for is the files below them.
+    for part in (*parts[fixed:], *(["**"] if pattern.endswith("/") else [])):
+        if part != "**" or variable[-1:] != ["**"]:
+            variable.append(part)
+    before = finder.matches
+    yield from finder.matching(str(Path(*parts[:fixed])) if fixed else "", variable)
+    if finder.matches == before:
         raise UsageError(f"nothing matches {pattern}; check the pattern")
-    for match in matches:
-        name = Path(match).relative_to(root).as_posix()
-        if Path(match).is_dir():
-            yield from finder.named(match, "" if name == "." else f"{name}/")
-        else:
-            yield from finder.found(match, name)
 
 
 def _sources(inputs: Sequence[str], finder: _Finder) -> Iterator[tuple[str, str]]:
@@ -170,7 +268,8 @@ def _sources(inputs: Sequence[str], finder: _Finder) -> Iterator[tuple[str, str]
             yield from finder.named(name, "")
         else:
             # As cp -r does it: among several, a folder keeps its name.
-            yield from finder.named(name, f"{Path(name).resolve().name}/")
+            base = Path(name).resolve().name
+            yield from finder.named(name, f"{base}/" if base else "")
 
 
 def make_plan(

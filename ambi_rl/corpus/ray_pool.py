@@ -202,6 +202,53 @@ def _configure() -> None:
             handler.setLevel(logging.CRITICAL)
 
 
+class _Faults(logging.Handler):
+    """Keeps the first error that Ray Data ignores: its log alone tells why a task was lost."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self._first: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Look at what Ray Data logs."""
+        if self._first is None and record.exc_info is not None:
+            self._first = record.exc_info[1]
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Listen for a while."""
+        logger = logging.getLogger("ray.data")
+        logger.addHandler(self)
+        try:
+            yield
+        finally:
+            logger.removeHandler(self)
+
+    def lost(self) -> AmbiError:
+        """What to say of a file whose task is lost."""
+        first = self._first
+        while isinstance(cause := getattr(first, "cause", None), BaseException):
+            # Of Ray's own errors the first line says where, not what.
+            first = cause
+        reason = "".join(f" ({line})" for line in str(first or "").strip().splitlines()[:1])
+        return AmbiError(f"Ray lost its task{reason}; the same command tries it again")
+
+
+def _check_threads(cluster: Cluster) -> None:
+    """Refuse workers that no node has room for: Ray would wait for one to come.
+
+    Raises:
+        UsageError: Every node has fewer cores than a worker has threads.
+    """
+    cores = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    most = int(max(cores, default=0))
+    if cluster.threads > most:
+        raise UsageError(
+            f"--threads {cluster.threads} is more than the {most} cores that the cluster's largest node has "
+            "for Ray; choose fewer"
+        )
+
+
 def _tasks(files: int, cluster: Cluster) -> int:
     """Into how many tasks files are divided: enough to keep all workers busy up to the end."""
     workers = cluster.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -228,9 +275,16 @@ def encode_on_cluster(
 
     Yields:
         Outcomes, as they come.
+
+    Raises:
+        UsageError: No node has cores enough for a worker.
     """
+    _check_threads(cluster)
     _configure()
-    tries = ray.remote(num_cpus=0)(_Tries).remote()
+    # Where its node dies it begins anew on another one, and only counts are lost.
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tries)
+    tries = actor.remote()
+    faults = _Faults()
     arguments: dict[str, Any] = {
         "settings": {
             f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "bundle"
@@ -250,9 +304,10 @@ def encode_on_cluster(
             num_cpus=cluster.threads,
             compute=TaskPoolStrategy(cluster.workers),
         )
-        for row in results.iter_rows():
-            outcome = _outcome(row)
-            left.pop(outcome.job.output, None)
-            yield outcome
+        with faults.attached():
+            for row in results.iter_rows():
+                outcome = _outcome(row)
+                left.pop(outcome.job.output, None)
+                yield outcome
         for job in left.values():
-            yield failed(job, AmbiError("Ray lost its task; the same command tries it again"))
+            yield failed(job, faults.lost())

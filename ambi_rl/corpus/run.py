@@ -88,6 +88,9 @@ def encode_corpus(
                 left.append(job)
             else:
                 yield Outcome(job, status)
+        if manifest is not None and known is not None and known.touched:
+            # Else their sources would be read again every time.
+            manifest.touch(known.touched)
         if not left:
             return
         if manner.ray is None:
