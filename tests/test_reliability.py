@@ -103,7 +103,8 @@ def test_claims_of_16384_pixels_a_side_take_less_memory_than_the_picture(tmp_pat
     """In bytes a pixel, of which the picture has 3, or 4 with alpha."""
     most = {
         "claim, max_pixels 2^20": 0.01,
-        "claim of 4096 empty tiles": 0.1,
+        # What threads take for themselves differs from run to run: 1 to 35 MB were seen.
+        "claim of 4096 empty tiles": 0.3,
         "claim": 1.0,
         "claim with alpha": 2.0,
     }
