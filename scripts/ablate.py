@@ -24,10 +24,11 @@ from rich.progress import Progress, TimeElapsedColumn
 from ambi_rl.bench.codecs import AmbiCodec, Codec, ambi_codec, jpeg
 from ambi_rl.bench.curves import Curve, mean_curve, measure_curve, warm_up
 from ambi_rl.bench.report import Rows, markdown
+from ambi_rl.cli.guard import run_script
 from ambi_rl.codec.strategists import SEARCHES, for_search
 from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.data.source import list_photographs, read_photograph, split_held_out
-from ambi_rl.errors import AmbiError, UsageError
+from ambi_rl.errors import UsageError
 
 CROP = (384, 256)
 """Width and height of what is cut out of the middle of a photograph."""
@@ -192,10 +193,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False)
-    app.command()(main)
-    try:
-        app()
-    except AmbiError as error:
-        print(f"ablate: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_script(main, "ablate")

@@ -9,7 +9,6 @@ kept in the cache file, picture by picture, and not measured again with the same
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,10 +25,10 @@ from rich.progress import Progress, TimeElapsedColumn
 from ambi_rl.bench.codecs import Codec, ambi_codec, avif, jpeg, webp
 from ambi_rl.bench.curves import warm_up
 from ambi_rl.bench.dataset import open_picture, pictures
+from ambi_rl.cli.guard import run_script
 from ambi_rl.codec.files import write_file
 from ambi_rl.codec.strategists import EFFORTS, SEARCHES
 from ambi_rl.codec.warmup import ensure_compiled
-from ambi_rl.errors import AmbiError
 from ambi_rl.metrics import bd_rate, psnr
 
 matplotlib.use("Agg")
@@ -174,10 +173,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False)
-    app.command()(main)
-    try:
-        app()
-    except AmbiError as error:
-        print(f"bench_efforts: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_script(main, "bench_efforts")

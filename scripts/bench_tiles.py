@@ -13,12 +13,13 @@ import numpy as np
 import typer
 from PIL import Image
 
+from ambi_rl.cli.guard import run_script
 from ambi_rl.codec.api import decode_image, encode_image
 from ambi_rl.codec.container import MAX_PIXELS
 from ambi_rl.codec.threads import THREADS_VARIABLE
 from ambi_rl.codec.tiles import TILED_PIXELS, grid_for
 from ambi_rl.codec.warmup import ensure_compiled
-from ambi_rl.errors import AmbiError, UsageError
+from ambi_rl.errors import UsageError
 from ambi_rl.metrics import bd_rate
 
 QUALITIES = (30, 50, 70, 85)
@@ -118,10 +119,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False)
-    app.command()(main)
-    try:
-        app()
-    except AmbiError as error:
-        print(f"bench_tiles: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_script(main, "bench_tiles")

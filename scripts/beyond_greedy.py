@@ -26,12 +26,13 @@ from PIL import Image
 from ambi_rl.bench.codecs import AmbiCodec, ambi_codec
 from ambi_rl.bench.curves import Curve, Point, mean_curve, measure_curve, warm_up
 from ambi_rl.bench.report import Rows, markdown
+from ambi_rl.cli.guard import run_script
 from ambi_rl.codec.bundle import default_bundle
 from ambi_rl.codec.quality import STEP_SCALE, step_from_quality
 from ambi_rl.codec.strategists import STRATEGISTS, Strategist, for_search
 from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.data.source import list_photographs, read_photograph, split_held_out
-from ambi_rl.errors import AmbiError, UsageError
+from ambi_rl.errors import UsageError
 
 QUALITIES = (30, 50, 72, 84, 91)
 """Steps of 53, 32, 18, 10 and 6 code values."""
@@ -200,10 +201,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False)
-    app.command()(main)
-    try:
-        app()
-    except AmbiError as error:
-        print(f"beyond_greedy: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_script(main, "beyond_greedy")

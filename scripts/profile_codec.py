@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -22,7 +21,8 @@ from elftools.elf.elffile import ELFFile
 from numba.core.codegen import CPUCodeLibrary
 from PIL import Image
 
-from ambi_rl.errors import AmbiError, UsageError
+from ambi_rl.cli.guard import run_script
+from ambi_rl.errors import UsageError
 
 _SHOWN = 24
 
@@ -149,10 +149,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False)
-    app.command()(main)
-    try:
-        app()
-    except AmbiError as error:
-        print(f"profile_codec: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_script(main, "profile_codec")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from ambi_rl.errors import explain
+from ambi_rl.errors import AmbiError, explain
 
 DEBUG_VARIABLE = "AMBI_DEBUG"
 SOME_FAILED = 9
@@ -33,6 +35,22 @@ EXIT_CODES = """Exit codes:
 
 AMBI_DEBUG=1 shows the traceback of an error. AMBI_BUNDLES names folders in which bundles (*.ambic)
 are looked for, separated like PATH."""
+
+
+def run_script(main: Callable[..., None], name: str) -> None:
+    """Run a function as a command line of its own, whose errors end as one line on stderr.
+
+    Args:
+        main: With Typer's annotations.
+        name: What the line begins with.
+    """
+    app = typer.Typer(add_completion=False)
+    app.command()(main)
+    try:
+        app()
+    except AmbiError as error:
+        typer.echo(f"{name}: {error}", err=True)
+        sys.exit(error.exit_code)
 
 
 class GuardedGroup(TyperGroup):
