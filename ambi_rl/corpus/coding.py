@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +93,20 @@ class Result:
     facts: dict[str, Any]
 
 
+@contextmanager
+def _own_pixel_limit() -> Iterator[None]:
+    """The format's own limit on the size holds, not Pillow's, which is lower: the user named the file.
+
+    Pillow's is a variable of its module, so it is put back for the rest of the process.
+    """
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
 def encode_bytes(
     data: bytes,
     name: str,
@@ -106,12 +121,11 @@ def encode_bytes(
         settings: How.
         report: Called after each encode of a search for a target.
     """
-    # The format's own limit on the size holds here, not Pillow's, which is lower: the user named the file.
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
     if data.startswith(MAGIC):
         # Pillow would open it where somebody has imported our plugin.
         raise UnsupportedImageError(f"{name} is not a picture but an ambi file; decode it first")
-    image = open_image(data, name)
+    with _own_pixel_limit():
+        image = open_image(data, name)
     ensure_compiled("encode", report=announce)
     start = time.perf_counter()
     attempts = 1
