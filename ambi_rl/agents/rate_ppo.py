@@ -1,0 +1,180 @@
+"""PPO whose loss also counts the bits of the features: eq. 4 of Bader and von Bachmann 2021.
+
+Stable-Baselines3 builds its loss from what `policy.evaluate_actions` returns. The policy here returns its values
+with a further loss attached: they pass unchanged, and whoever asks for a gradient through them sends the
+gradient 1 to that loss. So its `train` stays as it is, with any further loss added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import Tensor
+
+from ambi_rl.neural.networks import FeatureEncoder
+from ambi_rl.neural.priors import Prior, build_prior
+from ambi_rl.neural.quantization import add_noise, quantize
+
+FurtherLoss = Callable[[Tensor, Tensor], Tensor]
+"""Of observations, 0…1 [B, k, 84, 84], and quantized latents [B, C, h, w]; a scalar."""
+
+
+class _AttachLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, values: Tensor, loss: Tensor) -> Tensor:
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return gradient, torch.ones((), dtype=gradient.dtype, device=gradient.device)
+
+
+def attach_loss(values: Tensor, loss: Tensor) -> Tensor:
+    """`values`, such that differentiating anything made of them differentiates `loss` too, with weight 1."""
+    return cast(Tensor, _AttachLoss.apply(values, loss))
+
+
+class LatentFeatures(BaseFeaturesExtractor):
+    """`FeatureEncoder` as Stable-Baselines3 calls it: from observations to features, through a quantizer.
+
+    Args:
+        observation_space: Of stacked frames.
+        width: See `FeatureEncoder`, as the next two.
+        layer: Where the latent is.
+        channels: Of the latent.
+        features: Units that the policy sees.
+        quantization: See `ambi_rl.neural.quantization.quantize`.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        width: int,
+        layer: str,
+        channels: int,
+        features: int,
+        quantization: str,
+    ) -> None:
+        super().__init__(observation_space, features)
+        self.encoder = FeatureEncoder(observation_space.shape[0], width, layer, channels, features)
+        self.quantization = quantization
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Features [B, F] of observations [B, k, 84, 84], 0…1."""
+        return self.features(self.encoder.latent(observations))
+
+    def features(self, latent: Tensor) -> Tensor:
+        """Features of a latent that is not quantized yet."""
+        return self.encoder.features(quantize(latent, self.quantization, training=self.training))
+
+
+class RatePolicy(ActorCriticPolicy):
+    """An actor-critic policy that knows what its latents cost.
+
+    Args:
+        arguments: Of `ActorCriticPolicy`.
+        prior: Kind of the prior, one of `ambi_rl.neural.priors.KINDS`.
+        keywords: Likewise.
+
+    Attributes:
+        alpha: Weight of the rate in the loss, per bit of a latent dimension.
+        further_loss: Added to the loss where it is given.
+        bits: Bits for each latent dimension of the batches since it was emptied.
+    """
+
+    prior: Prior
+
+    def __init__(self, *arguments: Any, prior: str = "factorized", **keywords: Any) -> None:
+        self._prior_kind = prior
+        super().__init__(*arguments, **keywords)
+        self.alpha = 0.0
+        self.further_loss: FurtherLoss | None = None
+        self.bits: list[float] = []
+
+    def _build(self, lr_schedule: Callable[[float], float]) -> None:
+        super()._build(lr_schedule)
+        # Twice as fast on CPUs; only now, for the initialisation above takes no such weights.
+        self.to(memory_format=torch.channels_last)
+        # After the optimizer was made: the prior follows the latents by itself (`RatePPO.train`), so that the
+        # step size and clipping of the agent, which suit returns, are not imposed on it.
+        self.prior = build_prior(self._prior_kind, self.encoder.latent_shape[0])
+
+    @property
+    def encoder(self) -> FeatureEncoder:
+        """The network that the latents are taken from."""
+        return cast(LatentFeatures, self.features_extractor).encoder
+
+    def latent(self, observations: PyTorchObs) -> Tensor:
+        """The latent of observations uint8 [B, k, 84, 84], not rounded: float [B, C, h, w]."""
+        return self.encoder.latent(self._scaled(observations))
+
+    def _scaled(self, observations: PyTorchObs) -> Tensor:
+        assert isinstance(observations, Tensor)
+        # While they are bytes, the channels are moved last at a quarter of the cost.
+        moved = observations.contiguous(memory_format=torch.channels_last)
+        scaled = preprocess_obs(
+            moved, self.observation_space, normalize_images=self.normalize_images
+        )
+        return cast(Tensor, scaled)
+
+    def evaluate_actions(
+        self, obs: PyTorchObs, actions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """See `ActorCriticPolicy`; the values carry α·rate, and the further loss, to the optimizer."""
+        scaled = self._scaled(obs)
+        latent = self.encoder.latent(scaled)
+        extractor = cast(LatentFeatures, self.features_extractor)
+        latent_pi, latent_vf = self.mlp_extractor(extractor.features(latent))
+        distribution = self._get_action_dist_from_latent(latent_pi)
+        rate = self.prior.bits(add_noise(latent)).mean()
+        self.bits.append(rate.item())
+        loss = self.alpha * rate
+        if self.further_loss is not None:
+            quantized = quantize(latent, extractor.quantization, training=self.training)
+            loss = loss + self.further_loss(scaled, quantized)
+        values = attach_loss(self.value_net(latent_vf), loss)
+        return values, distribution.log_prob(actions), distribution.entropy()
+
+
+class RatePPO(PPO):
+    """PPO on a `RatePolicy`: after each update the prior is fitted to the latents, and α set anew.
+
+    Attributes:
+        next_alpha: Called after every update with the mean bits for each latent dimension in it; returns the α
+            of the next one.
+        prior_steps: Gradient steps of the prior for each update.
+    """
+
+    policy: RatePolicy
+
+    next_alpha: Callable[[float], float] | None = None
+    prior_steps: int = 10
+
+    def train(self) -> None:
+        """One update, as Stable-Baselines3 does it."""
+        self.policy.bits.clear()
+        super().train()
+        bits = sum(self.policy.bits) / max(len(self.policy.bits), 1)
+        self.logger.record("rate/bits_per_latent", bits)
+        self.logger.record("rate/alpha", self.policy.alpha)
+        self._fit_prior()
+        if self.next_alpha is not None:
+            self.policy.alpha = self.next_alpha(bits)
+
+    def _fit_prior(self) -> None:
+        seen = self.rollout_buffer.observations.reshape(-1, *self.observation_space.shape)  # type: ignore[misc]
+        some = torch.randperm(len(seen))[: 2 * self.batch_size].numpy()
+        observations = torch.as_tensor(seen[some], device=self.device)
+        with torch.no_grad():
+            latents = self.policy.latent(observations)
+        self.policy.prior.fit(latents, steps=self.prior_steps)

@@ -1,0 +1,183 @@
+"""Priors P of latents: what a latent costs in bits, learned from latents.
+
+A rounded latent k has the probability F(k + ½) − F(k − ½); the same expression at z + u, u uniform in ±½, is the
+density of the noisy latent that stands for it in training (Ballé et al. 2018, "Variational image compression
+with a scale hyperprior", appendix 6.1).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ambi_rl.neural.quantization import add_noise
+
+KINDS = ("normal", "factorized")
+LEAST_PROBABILITY = 2.0**-64
+"""No latent costs more than 64 bits: what a stray one would cost as an exception, and finite."""
+_FIT_RATE = 0.01
+
+
+class Prior(nn.Module):
+    """A distribution for each channel, independent of place.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def cumulative(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of F, and of 1 − F's complement, for values of each channel.
+
+        Args:
+            values: Float [C, N].
+
+        Returns:
+            F(values) and 1 − F(values), [C, N], each exact where it is small.
+        """
+        raise NotImplementedError
+
+    def fit(self, latents: Tensor, *, steps: int = 1) -> None:
+        """Fit to latents by maximum likelihood; further calls go on from where the last ended.
+
+        Args:
+            latents: Float [B, C, h, w], not rounded.
+            steps: Gradient steps, for a prior that has no closed form.
+        """
+        raise NotImplementedError
+
+    def probability(self, latents: Tensor) -> Tensor:
+        """F(z + ½) − F(z − ½).
+
+        Args:
+            latents: Float [B, C, ...], noisy or rounded.
+
+        Returns:
+            Of the same shape, `LEAST_PROBABILITY`…1.
+        """
+        flat = latents.transpose(0, 1).reshape(self.channels, -1)
+        below_low, above_low = self.cumulative(flat - 0.5)
+        below_high, above_high = self.cumulative(flat + 0.5)
+        # Differences of the smaller tail, or they would vanish in rounding far from the middle.
+        mass = torch.where(above_high < below_low, above_low - above_high, below_high - below_low)
+        mass = lower_bound(mass, LEAST_PROBABILITY)
+        moved = latents.transpose(0, 1).shape
+        return mass.reshape(moved).transpose(0, 1)
+
+    def bits(self, latents: Tensor) -> Tensor:
+        """−log₂ of `probability`, of the same shape."""
+        return -torch.log2(self.probability(latents))
+
+
+class _LowerBound(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, values: Tensor, bound: Tensor) -> Tensor:
+        ctx.save_for_backward(values, bound)
+        return torch.maximum(values, bound)
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
+    ) -> tuple[Tensor, None]:
+        values, bound = ctx.saved_tensors  # type: ignore[attr-defined]
+        return gradient * ((values >= bound) | (gradient < 0)), None
+
+
+def lower_bound(values: Tensor, bound: float) -> Tensor:
+    """max(values, bound), whose gradient still lets values rise that are below (Ballé et al. 2018, 6.1)."""
+    limit = torch.tensor(bound, dtype=values.dtype, device=values.device)
+    return cast(Tensor, _LowerBound.apply(values, limit))
+
+
+class NormalPrior(Prior):
+    """Zero-mean Normal with a learned variance: the prior of Bader and von Bachmann 2021, 3.2.1.
+
+    Args:
+        channels: C.
+        deviation: Standard deviation at the start.
+    """
+
+    log_deviation: Tensor
+
+    def __init__(self, channels: int, deviation: float = 4.0) -> None:
+        super().__init__(channels)
+        # Its maximum likelihood has a closed form, so it is no parameter for an optimizer.
+        self.register_buffer("log_deviation", torch.full((channels,), math.log(deviation)))
+
+    def cumulative(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Prior`."""
+        scaled = values * (torch.exp(-self.log_deviation) / math.sqrt(2))[:, None]
+        return 0.5 * torch.erfc(-scaled), 0.5 * torch.erfc(scaled)
+
+    @torch.no_grad()
+    def fit(self, latents: Tensor, *, steps: int = 1) -> None:
+        """See `Prior`; exact, whatever `steps` is."""
+        axes = [0, *range(2, latents.ndim)]
+        # The noise that is added has a variance of 1/12; the mass of a bin takes care of it, so it stays out.
+        variance = latents.square().mean(axes)
+        self.log_deviation.copy_(0.5 * torch.log(variance.clamp_min(1e-4)))
+
+
+class FactorizedPrior(Prior):
+    """The non-parametric prior of Ballé et al. 2018, appendix 6.1: F is a monotone network of its own.
+
+    f_K ∘ … ∘ f_1 with f_k(x) = g_k(H_k x + b_k), g_k(x) = x + tanh(a_k) ⊙ tanh(x), H_k = softplus(Ĥ_k), and the
+    logistic function at the end.
+
+    Args:
+        channels: C.
+        filters: Widths of the layers between.
+        scale: About the range of the latents at the start.
+    """
+
+    def __init__(
+        self, channels: int, filters: tuple[int, ...] = (3, 3, 3), scale: float = 10.0
+    ) -> None:
+        super().__init__(channels)
+        widths = (1, *filters, 1)
+        step = scale ** (1 / (len(filters) + 1))
+        self.matrices, self.biases, self.factors = (nn.ParameterList() for _ in range(3))
+        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+            start = math.log(math.expm1(1 / step / outputs))
+            self.matrices.append(nn.Parameter(torch.full((channels, outputs, inputs), start)))
+            self.biases.append(nn.Parameter(torch.rand(channels, outputs, 1) - 0.5))
+            self.factors.append(nn.Parameter(torch.zeros(channels, outputs, 1)))
+        # Only `fit` moves them: what else differentiates bits wants the gradient of the latents.
+        self.requires_grad_(False)
+        self._optimizer: torch.optim.Optimizer | None = None
+
+    def cumulative(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Prior`."""
+        logits = values[:, None, :]
+        last = len(self.matrices) - 1
+        for index, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
+            logits = torch.matmul(functional.softplus(matrix), logits) + bias
+            if index < last:
+                logits = logits + torch.tanh(self.factors[index]) * torch.tanh(logits)
+        logits = logits[:, 0]
+        return torch.sigmoid(logits), torch.sigmoid(-logits)
+
+    def fit(self, latents: Tensor, *, steps: int = 1) -> None:
+        """See `Prior`; Adam on the mean bits of latents with fresh noise."""
+        if self._optimizer is None:
+            self._optimizer = torch.optim.Adam(self.parameters(), lr=_FIT_RATE)
+        latents = latents.detach()
+        self.requires_grad_(True)
+        with torch.enable_grad():
+            for _ in range(steps):
+                self._optimizer.zero_grad()
+                self.bits(add_noise(latents)).mean().backward()  # type: ignore[no-untyped-call]
+                self._optimizer.step()
+        self.requires_grad_(False)
+
+
+def build_prior(kind: str, channels: int) -> Prior:
+    """A prior by its name, one of `KINDS`."""
+    return NormalPrior(channels) if kind == "normal" else FactorizedPrior(channels)

@@ -1,0 +1,39 @@
+"""Rounding of latents: noise for training the rate, rounding for the code, a gradient through either."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+QUANTIZATIONS = ("round", "noise", "none")
+"""What the network after the latent sees while it is trained; see `quantize`."""
+
+
+def add_noise(latent: Tensor) -> Tensor:
+    """z + u with u uniform in ±½, which stands for rounding where a gradient is needed (Ballé et al. 2016)."""
+    return latent + torch.rand_like(latent) - 0.5
+
+
+def round_latent(latent: Tensor) -> Tensor:
+    """Round to whole numbers; the gradient is that of the identity (straight-through)."""
+    return latent + (torch.round(latent) - latent).detach()
+
+
+def quantize(latent: Tensor, how: str, *, training: bool) -> Tensor:
+    """What a receiver would have of a latent.
+
+    Args:
+        latent: Float, any shape.
+        how: One of `QUANTIZATIONS`. `round` rounds always; `noise` adds noise in training and rounds
+            otherwise; `none` lets the latent pass as it is, so that whoever reads it does not notice how
+            little is left of it after rounding.
+        training: Whether a gradient is to be taken.
+
+    Returns:
+        Of the same shape.
+    """
+    if how == "none":
+        return latent
+    if how == "noise" and training:
+        return add_noise(latent)
+    return round_latent(latent)
