@@ -1,8 +1,8 @@
 """PPO whose loss also counts the bits of the features: eq. 4 of Bader and von Bachmann 2021.
 
-Stable-Baselines3 builds its loss from what `policy.evaluate_actions` returns. The policy here returns its values
-with a further loss attached: they pass unchanged, and whoever asks for a gradient through them sends the
-gradient 1 to that loss. So its `train` stays as it is, with any further loss added.
+Stable-Baselines3 builds its loss from what `policy.evaluate_actions` returns. The policy here returns its
+values with a further loss attached: they pass unchanged, and whoever asks for a gradient through them sends
+the gradient 1 to that loss. So its `train` stays as it is, with any further loss added.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _AttachLoss(torch.autograd.Function):
         return values.view_as(values)
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
     ) -> tuple[Tensor, Tensor]:
         return gradient, torch.ones((), dtype=gradient.dtype, device=gradient.device)
@@ -104,7 +104,7 @@ class RatePolicy(ActorCriticPolicy):
     def _build(self, lr_schedule: Callable[[float], float]) -> None:
         super()._build(lr_schedule)
         # Twice as fast on CPUs; only now, for the initialisation above takes no such weights.
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # After the optimizer was made: the prior follows the latents by itself (`RatePPO.train`), so that the
         # step size and clipping of the agent, which suit returns, are not imposed on it.
         self.prior = build_prior(self._prior_kind, self.encoder.latent_shape[0])
@@ -150,8 +150,8 @@ class RatePPO(PPO):
     """PPO on a `RatePolicy`: after each update the prior is fitted to the latents, and α set anew.
 
     Attributes:
-        next_alpha: Called after every update with the mean bits for each latent dimension in it; returns the α
-            of the next one.
+        next_alpha: Called after every update with the mean bits for each latent dimension in it; returns
+            the α of the next one.
         prior_steps: Gradient steps of the prior for each update.
     """
 

@@ -14,16 +14,21 @@ LATENT_SCALE = 8.0
 """Untrained latents have about this deviation: with less, rounding would leave nothing to learn from."""
 
 
+def _zero_bias(layer: nn.Linear | nn.Conv2d) -> None:
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+
+
 def _convolution(inputs: int, outputs: int, side: int, stride: int) -> nn.Module:
     layer = nn.Conv2d(inputs, outputs, side, stride)
     nn.init.orthogonal_(layer.weight, math.sqrt(2))
-    nn.init.zeros_(layer.bias)
+    _zero_bias(layer)
     return nn.Sequential(layer, nn.ReLU())
 
 
 def _project(layer: nn.Linear | nn.Conv2d) -> nn.Module:
     nn.init.orthogonal_(layer.weight, 1.0)
-    nn.init.zeros_(layer.bias)
+    _zero_bias(layer)
     return layer
 
 
@@ -83,7 +88,7 @@ class FeatureEncoder(nn.Module):
 def _shuffle(inputs: int, outputs: int, factor: int) -> nn.Module:
     """Sub-pixel convolution (Shi et al. 2016): `factor` times as many rows and columns."""
     layer = nn.Conv2d(inputs, outputs * factor * factor, 3, padding=1)
-    nn.init.zeros_(layer.bias)
+    _zero_bias(layer)
     return nn.Sequential(layer, nn.PixelShuffle(factor))
 
 
@@ -96,8 +101,6 @@ class FrameDecoder(nn.Module):
         latent_shape: C, h, w.
         width: Channels of the last layers.
     """
-
-    background: Tensor
 
     def __init__(self, latent_shape: tuple[int, int, int], width: int) -> None:
         super().__init__()

@@ -1,12 +1,13 @@
 """Priors P of latents: what a latent costs in bits, learned from latents.
 
-A rounded latent k has the probability F(k + ½) − F(k − ½); the same expression at z + u, u uniform in ±½, is the
-density of the noisy latent that stands for it in training (Ballé et al. 2018, "Variational image compression
-with a scale hyperprior", appendix 6.1).
+A rounded latent k has the probability F(k + ½) − F(k − ½); the same expression at z + u, u uniform in ±½, is
+the density of the noisy latent that stands for it in training (Ballé et al. 2018, "Variational image
+compression with a scale hyperprior", appendix 6.1).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import cast
 
@@ -34,7 +35,7 @@ class Prior(nn.Module):
         self.channels = channels
 
     def cumulative(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of F, and of 1 − F's complement, for values of each channel.
+        """F, the distribution function of each channel, from both ends.
 
         Args:
             values: Float [C, N].
@@ -83,9 +84,7 @@ class _LowerBound(torch.autograd.Function):
         return torch.maximum(values, bound)
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
-    ) -> tuple[Tensor, None]:
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
         values, bound = ctx.saved_tensors  # type: ignore[attr-defined]
         return gradient * ((values >= bound) | (gradient < 0)), None
 
@@ -128,8 +127,8 @@ class NormalPrior(Prior):
 class FactorizedPrior(Prior):
     """The non-parametric prior of Ballé et al. 2018, appendix 6.1: F is a monotone network of its own.
 
-    f_K ∘ … ∘ f_1 with f_k(x) = g_k(H_k x + b_k), g_k(x) = x + tanh(a_k) ⊙ tanh(x), H_k = softplus(Ĥ_k), and the
-    logistic function at the end.
+    f_K ∘ … ∘ f_1 with f_k(x) = g_k(H_k x + b_k), g_k(x) = x + tanh(a_k) ⊙ tanh(x), H_k = softplus(Ĥ_k), and
+    the logistic function at the end.
 
     Args:
         channels: C.
@@ -144,7 +143,7 @@ class FactorizedPrior(Prior):
         widths = (1, *filters, 1)
         step = scale ** (1 / (len(filters) + 1))
         self.matrices, self.biases, self.factors = (nn.ParameterList() for _ in range(3))
-        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        for inputs, outputs in itertools.pairwise(widths):
             start = math.log(math.expm1(1 / step / outputs))
             self.matrices.append(nn.Parameter(torch.full((channels, outputs, inputs), start)))
             self.biases.append(nn.Parameter(torch.rand(channels, outputs, 1) - 0.5))
@@ -173,7 +172,7 @@ class FactorizedPrior(Prior):
         with torch.enable_grad():
             for _ in range(steps):
                 self._optimizer.zero_grad()
-                self.bits(add_noise(latents)).mean().backward()  # type: ignore[no-untyped-call]
+                self.bits(add_noise(latents)).mean().backward()
                 self._optimizer.step()
         self.requires_grad_(False)
 

@@ -10,7 +10,7 @@ QUANTIZATIONS = ("round", "noise", "none")
 
 
 def add_noise(latent: Tensor) -> Tensor:
-    """z + u with u uniform in ±½, which stands for rounding where a gradient is needed (Ballé et al. 2016)."""
+    """Add noise, uniform in ±½, which stands for rounding where a gradient is needed (Ballé et al. 2016)."""
     return latent + torch.rand_like(latent) - 0.5
 
 
