@@ -126,11 +126,11 @@ _LEFT_WALL, _RIGHT_WALL = 8.5, 150.5
 """Columns of the ball's centre between which it flies."""
 _PADDLE_ROW = 186.5
 """Row of the ball's centre when it meets the paddle."""
-_MOMENTUM = 2.0
+_MOMENTUM = 1.5
 """Frames that the paddle goes on at its speed when nobody moves it: it slows down slowly."""
-_MARGIN = 3.0
+_MARGIN = 4.5
 """Columns next to its aim where the paddle stays."""
-_AIM = 0.8
+_AIM = 0.6
 """Share of the paddle that the aim is drawn from; nearer to its ends the ball may be missed."""
 
 

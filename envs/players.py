@@ -11,7 +11,18 @@ import numpy.typing as npt
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
+from ambi_rl.envs.breakout import ScriptedPlayer
 from ambi_rl.errors import UsageError
+
+PLAYERS = ("random", "sticky", "scripted", "noisy")
+"""What `make_player` makes: random actions; random ones held for a while; Breakout's scripted player; the same
+with some random actions among its own, which loses balls and leaves other patterns of bricks."""
+BREAKOUT_PLAYERS = ("scripted", "noisy")
+"""Those that play Breakout only."""
+_HELD = 0.9
+"""Probability of the player `sticky` to repeat its last action."""
+_NOISE = 0.2
+"""Probability of the player `noisy` to take a random action."""
 
 NEGLIGIBLE = 0.01
 """Rewards are followed for a return until they are discounted to less than this share."""
@@ -53,6 +64,23 @@ class RandomPlayer:
 
     def _draw(self, count: int) -> npt.NDArray[np.int64]:
         return np.array([self._space.sample() for _ in range(count)])
+
+
+def make_player(name: str, env: VecEnv, *, seed: int) -> Player:
+    """Make the player of a name of `PLAYERS` for environments.
+
+    Raises:
+        UsageError: There is no such player, or it does not play their game.
+    """
+    if name == "random":
+        return RandomPlayer(env, seed=seed)
+    if name == "sticky":
+        return RandomPlayer(env, repeat=_HELD, seed=seed)
+    if name == "scripted":
+        return ScriptedPlayer(env, seed=seed)
+    if name == "noisy":
+        return ScriptedPlayer(env, noise=_NOISE, seed=seed)
+    raise UsageError(f"there is no player {name!r}; take one of {', '.join(PLAYERS)}")
 
 
 @dataclass(frozen=True)
