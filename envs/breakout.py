@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.vec_env import VecEnv
 
-from ambi_rl.envs.frames import FRAME_SIZE
 from ambi_rl.errors import UsageError
 
 SCREEN = (210, 160)

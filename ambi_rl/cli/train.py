@@ -16,7 +16,7 @@ from ambi_rl.errors import ConfigError, UsageError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from ambi_rl.training.config import TrainConfig
+    from ambi_rl.training.run_config import RunConfig
 
 _PACKAGE = "ambi_rl.conf"
 _CONFIG = "config"
@@ -139,7 +139,7 @@ def check_overrides(overrides: list[str], *, multirun: bool) -> None:
             raise explain(error, known) from error
 
 
-def compose_config(overrides: list[str]) -> TrainConfig:
+def compose_config(overrides: list[str]) -> RunConfig:
     """A checked configuration, without running anything.
 
     Raises:
@@ -192,7 +192,7 @@ def train_command(arguments: list[str]) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from ambi_rl.training.config import register, to_config
-    from ambi_rl.training.run import train
+    from ambi_rl.training.start import train
 
     register()
     failure: list[Exception] = []

@@ -20,7 +20,7 @@ from ambi_rl.errors import ConfigError
 from ambi_rl.training.status import ensure_idle
 
 if TYPE_CHECKING:
-    from ambi_rl.training.config import TrainConfig
+    from ambi_rl.training.run_config import RunConfig
 
 _PACKAGES = (
     "ambi-rl",
@@ -129,7 +129,7 @@ class RunFolder:
         for path in sorted(self.path.glob("step-*.pt"), reverse=True)[max(keep - 1, 0) :]:
             path.unlink()
 
-    def prepare(self, config: TrainConfig, overrides: Sequence[str], *, resume: bool) -> None:
+    def prepare(self, config: RunConfig, overrides: Sequence[str], *, resume: bool) -> None:
         """Make the folder, or check that there is a run to go on with, and note how it was started.
 
         Raises:
