@@ -1,7 +1,7 @@
 """Breakout: where the console's memory has ball and paddle, and a player that acts on it.
 
-Positions are centres of the objects in pixels, row before column, where 0 is the centre of the first pixel: on
-the console's screen (210 rows, 160 columns) here, in frames of 84x84 in `ambi_rl.envs.breakout_frames`.
+Positions are centres of the objects in pixels, row before column, where 0 is the centre of the first pixel:
+on the console's screen (210 rows, 160 columns) here, in frames of 84x84 in `ambi_rl.envs.breakout_frames`.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ SCREEN = (210, 160)
 """Rows and columns of the console's screen."""
 
 BALL_CONTRAST = 6.0
-"""Gray levels by which the mean of 3x3 pixels has to stand out from those on all sides for a ball to be found.
-The ball of an original does by 20 to 35."""
+"""Gray levels by which the mean of 3x3 pixels has to stand out from its surround for a ball to be found. The
+ball of an original does by 20 to 35."""
 BRICK_CONTRAST = 12.0
 """The same in the rows where bricks are or were, whose edges look like balls in poor reconstructions."""
 PADDLE_CONTRAST = 15.0
@@ -126,8 +126,8 @@ def object_errors(
         ball_found: share of the frames with a ball in whose reconstruction one is found.
         ball_hit: share of them where it is found within `HIT` pixels of the true place.
         ball_false_alarms: share of the frames without a ball in whose reconstruction one is found.
-        ball_error_mean, ball_error_median, ball_error_95: distance in pixels where a ball is in both; the last
-            is that which 95 % do not exceed.
+        ball_error_mean, ball_error_median, ball_error_95: distance in pixels where a ball is in both; the
+            last is that which 95 % do not exceed.
         paddle_found: share of the frames with a paddle in whose reconstruction one is found.
         paddle_error_mean, paddle_error_median, paddle_error_95: distance in pixels, likewise.
         What there is no frame for is nan.

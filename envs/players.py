@@ -16,8 +16,8 @@ from ambi_rl.envs.breakout import ScriptedPlayer
 from ambi_rl.errors import UsageError
 
 PLAYERS = ("random", "sticky", "scripted", "noisy")
-"""What `make_player` makes: random actions; random ones held for a while; Breakout's scripted player; the same
-with some random actions among its own, which loses balls and leaves other patterns of bricks."""
+"""What `make_player` makes: random actions; random ones held for a while; Breakout's scripted player; the
+same with some random actions among its own, which loses balls and leaves other patterns of bricks."""
 BREAKOUT_PLAYERS = ("scripted", "noisy")
 """Those that play Breakout only."""
 _HELD = 0.9
@@ -112,8 +112,8 @@ def collect_play(
 ) -> Play:
     """Let a player play and keep what it saw, did and got, for behaviour cloning.
 
-    Play goes on after the last sample until its return is known but for less than `NEGLIGIBLE`. The episodes
-    of the environments begin anew, with the seeds they were made with if they are new.
+    Play goes on after the last sample until its return is known but for less than `NEGLIGIBLE`. The
+    environments are reset first; where lives are episodes, that does not end a game that is under way.
 
     Args:
         env: Environments with Discrete actions; rewards are taken as they give them, so those made for
