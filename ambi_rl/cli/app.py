@@ -164,6 +164,7 @@ def _ambi(
 
 @app.command(epilog=EXIT_CODES)
 def encode(
+    ctx: typer.Context,
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -291,7 +292,17 @@ def encode(
     coded without loss. Pixels are never rotated; ICC profile, EXIF and XMP are kept. 16-bit, CMYK and
     animated pictures are refused. The first run after installation compiles the codec (about a minute).
     A target is met by a search over quality, which takes about six times as long as one encode.
+
+    With a bundle of an agent (ambi train experiment=breakout_…), the frames of a game become one stream:
+
+    \b
+    ambi encode frames/ game.ambi -b breakout.ambic    pictures by their names, a GIF, .npy
     """  # noqa: D301 - the control character tells Typer to keep the lines
+    with _extras(_FEATURE_EXTRAS):
+        from ambi_rl.cli import profiles
+
+        if profiles.encode(ctx):
+            return
     from ambi_rl.cli.arguments import OneFile, check_options, sort_out
 
     files = sort_out(inputs, output, (".ambi",))
@@ -352,6 +363,7 @@ def encode(
 
 @app.command(epilog=EXIT_CODES)
 def decode(
+    ctx: typer.Context,
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -390,7 +402,17 @@ def decode(
 
     The decoded planes are checked against the encoder's checksum. If the file was coded with another
     bundle than the default one, name it with -b or put it in a folder named by AMBI_BUNDLES.
+
+    A stream of frames becomes an animation (.gif .png .webp), an array (.npy) or, with -o DIR, pictures:
+
+    \b
+    ambi decode game.ambi game.gif -b breakout.ambic
     """  # noqa: D301 - the control character tells Typer to keep the lines
+    with _extras(_FEATURE_EXTRAS):
+        from ambi_rl.cli import profiles
+
+        if profiles.decode(ctx):
+            return
     from ambi_rl.cli.arguments import WRITTEN_SUFFIXES, OneFile, check_options, sort_out
 
     files = sort_out(inputs, output, WRITTEN_SUFFIXES)
@@ -438,9 +460,11 @@ def info(
     """Print what files or bundles say about themselves; nothing is decoded."""
     from ambi_rl.cli.info import info_command
 
-    info_command(sources, as_json=as_json)
+    with _extras(_FEATURE_EXTRAS):
+        info_command(sources, as_json=as_json)
 
 
+_FEATURE_EXTRAS = dict.fromkeys(("constriction", "torch"), "neural") | {"gymnasium": "atari"}
 _EXTRAS = dict.fromkeys(_TRAIN_MODULES, "train") | {"matplotlib": "study", "optuna": "study"}
 _BENCH_EXTRAS = dict.fromkeys(
     ("imagecodecs", "matplotlib", "pillow_heif", "plotly", "rich"), "bench"

@@ -9,9 +9,11 @@ from typing import Any
 
 import typer
 
+from ambi_rl.cli import profiles
 from ambi_rl.cli.guard import SOME_FAILED
 from ambi_rl.cli.streams import read_input
-from ambi_rl.codec.bundle import SUFFIX, Bundle, parse_bundle
+from ambi_rl.codec.bundle import Bundle, parse_bundle
+from ambi_rl.codec.bundle_file import SUFFIX
 from ambi_rl.codec.container import FORMAT_VERSION, MAGIC, Section, read_container
 from ambi_rl.codec.quality import STEP_SCALE
 from ambi_rl.errors import AmbiError, BundleError, NotAmbiFileError, explain
@@ -68,6 +70,9 @@ def _facts(source: str) -> dict[str, Any]:
     data = read_input(source)
     if data.startswith(MAGIC):
         return file_facts(data)
+    other = profiles.facts(data)
+    if other is not None:
+        return other
     try:
         return bundle_facts(data, parse_bundle(data))
     except BundleError as error:

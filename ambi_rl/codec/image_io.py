@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,24 +120,22 @@ class Raster:
     metadata: Metadata = Metadata()
 
 
-def open_image(data: bytes, name: str = "the input") -> Image.Image:
-    """Open and fully load a picture file that Pillow knows.
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn what Pillow raises while a picture is opened and decoded into errors that name it.
 
     Args:
-        data: The file's bytes.
-        name: What to call it in messages.
+        name: What to call the picture.
 
     Raises:
-        UnsupportedImageError: not a picture, or one that would lose by 8-bit coding.
-        ImageTooLargeError: over 16384 pixels a side, or over Pillow's own limit.
-        CorruptFileError: the file is damaged.
+        UnsupportedImageError: Not a picture.
+        ImageTooLargeError: Over Pillow's own limit.
+        CorruptFileError: The file is damaged.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-            check_image(image)
-            _load(image)
+            yield
     except AmbiError as error:
         raise type(error)(f"{name}: {error}") from error
     except Image.UnidentifiedImageError:
@@ -149,6 +149,24 @@ def open_image(data: bytes, name: str = "the input") -> Image.Image:
     except Exception as error:
         # Pillow's parsers answer damaged files with many kinds of exception.
         raise CorruptFileError(f"{name} is damaged: {_first_line(error)}") from error
+
+
+def open_image(data: bytes, name: str = "the input") -> Image.Image:
+    """Open and fully load a picture file that Pillow knows.
+
+    Args:
+        data: The file's bytes.
+        name: What to call it in messages.
+
+    Raises:
+        UnsupportedImageError: not a picture, or one that would lose by 8-bit coding.
+        ImageTooLargeError: over 16384 pixels a side, or over Pillow's own limit.
+        CorruptFileError: the file is damaged.
+    """
+    with reading(name):
+        image = Image.open(io.BytesIO(data))
+        check_image(image)
+        _load(image)
     return image
 
 

@@ -1,0 +1,194 @@
+"""Which codec a command is meant for: the profile of its bundle says it, or the first bytes of its file.
+
+The block codec's commands are the usual ones and ask here first. Each other profile has a module of its own,
+imported only when it is needed, with what `ProfileCommands` lists.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from ambi_rl.cli.streams import STANDARD
+from ambi_rl.errors import BundleError, UsageError
+
+if TYPE_CHECKING:
+    import typer
+
+MODULES = {"features": "ambi_rl.cli.features"}
+MAGICS = {b"\x8dAMF": "features"}
+"""First bytes of files, here so that looking at them imports no codec."""
+_MAGIC_BYTES = 4
+_OF_ALL = ("inputs", "output", "bundle", "no_overwrite", "as_json", "quiet", "verbose")
+_OF_DECODING = (*_OF_ALL, "max_pixels")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line.
+
+    Attributes:
+        inputs: Names before -o, the target among them if there is no -o.
+        output: What -o names.
+        bundle: Bundle file.
+        overwrite: Replace an existing target.
+        as_json: Print the result as JSON.
+        quiet: Print nothing else.
+        verbose: Print more.
+        max_pixels: The largest result to accept.
+    """
+
+    inputs: list[str]
+    output: str | None
+    bundle: Path | None
+    overwrite: bool
+    as_json: bool
+    quiet: bool
+    verbose: bool
+    max_pixels: int | None
+
+
+class ProfileCommands(Protocol):
+    """What a profile's module has."""
+
+    def encode_command(self, request: Request) -> None:
+        """`ambi encode`; a bundle is given."""
+
+    def decode_command(self, request: Request) -> None:
+        """`ambi decode`."""
+
+    def facts(self, data: bytes) -> dict[str, Any]:
+        """`ambi info` of a file or a bundle of the profile, JSON types only."""
+
+
+def _commands(profile: str) -> ProfileCommands:
+    if profile not in MODULES:
+        raise BundleError(
+            f"the bundle has the profile {profile[:60]!r}, which this program does not know; update ambi-rl"
+        )
+    return cast(ProfileCommands, import_module(MODULES[profile]))
+
+
+def _profile_of_bundle(path: Path | None) -> str | None:
+    """The profile of a bundle file; None if it is the block codec's, or cannot be told."""
+    from ambi_rl.codec.bundle_file import BLOCK, read_profile
+
+    # A pipe could be read only once.
+    if path is None or not path.is_file():
+        return None
+    try:
+        profile = read_profile(path)
+    except BundleError:
+        # Whoever loads it next says what is wrong with it.
+        return None
+    return None if profile == BLOCK else profile
+
+
+def _first_bytes(source: str) -> bytes:
+    if source == STANDARD:
+        buffer = sys.stdin.buffer
+        return buffer.peek(_MAGIC_BYTES)[:_MAGIC_BYTES] if hasattr(buffer, "peek") else b""
+    try:
+        if not Path(source).is_file():
+            return b""
+        with Path(source).open("rb") as file:
+            return file.read(_MAGIC_BYTES)
+    except OSError:
+        return b""
+
+
+def _request(ctx: typer.Context, profile: str, accepted: Collection[str]) -> Request:
+    """The request, once it is sure that it has no option without a meaning.
+
+    Raises:
+        UsageError: It has one, or options that exclude each other.
+    """
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name or "")
+        is_given = source is not None and source.name == "COMMANDLINE"
+        if is_given and parameter.name not in accepted:
+            option = max((*parameter.opts, *parameter.secondary_opts), key=len)
+            raise UsageError(
+                f"{option} has no meaning for the profile {profile}, which the bundle or the file is of; "
+                "leave it out"
+            )
+    values = ctx.params
+    if values["quiet"] and values["verbose"]:
+        raise UsageError("--quiet and --verbose exclude each other; give only one of them")
+    return Request(
+        inputs=list(values["inputs"]),
+        output=values["output"],
+        bundle=values["bundle"],
+        overwrite=not values["no_overwrite"],
+        as_json=values["as_json"],
+        quiet=values["quiet"],
+        verbose=values["verbose"],
+        max_pixels=values.get("max_pixels"),
+    )
+
+
+def encode(ctx: typer.Context) -> bool:
+    """Run `ambi encode` if its bundle is of another profile than the block codec's.
+
+    Args:
+        ctx: Of the command.
+
+    Returns:
+        Whether it was.
+
+    Raises:
+        UsageError: An option has no meaning for that profile.
+        BundleError: The profile is not known.
+    """
+    profile = _profile_of_bundle(ctx.params["bundle"])
+    if profile is None:
+        return False
+    commands = _commands(profile)
+    commands.encode_command(_request(ctx, profile, _OF_ALL))
+    return True
+
+
+def decode(ctx: typer.Context) -> bool:
+    """Run `ambi decode` if its bundle, or else its first file, is of another profile than the block codec's.
+
+    Args:
+        ctx: Of the command.
+
+    Returns:
+        Whether one was.
+
+    Raises:
+        UsageError: An option has no meaning for that profile.
+        BundleError: The profile is not known.
+    """
+    profile = _profile_of_bundle(ctx.params["bundle"])
+    profile = profile or MAGICS.get(_first_bytes(ctx.params["inputs"][0]))
+    if profile is None:
+        return False
+    commands = _commands(profile)
+    commands.decode_command(_request(ctx, profile, _OF_DECODING))
+    return True
+
+
+def facts(data: bytes) -> dict[str, Any] | None:
+    """What `ambi info` tells of a file or a bundle; None if it is the block codec's or neither.
+
+    Raises:
+        AmbiError: It is of another profile and cannot be used.
+    """
+    from ambi_rl.codec.bundle_file import BLOCK, read_manifest
+
+    profile = MAGICS.get(data[:_MAGIC_BYTES])
+    if profile is None:
+        try:
+            manifest = read_manifest(data)
+        except BundleError:
+            return None
+        profile = manifest.get("profile", BLOCK) if isinstance(manifest, dict) else BLOCK
+    if profile == BLOCK or not isinstance(profile, str):
+        return None
+    return _commands(profile).facts(data)
