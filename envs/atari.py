@@ -333,10 +333,10 @@ class GrayFrame(gymnasium.ObservationWrapper[npt.NDArray[np.uint8], Any, npt.NDA
 
 
 class FireAfterLostLife(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Begins the next life of a game as Stable-Baselines3's wrappers do in training, without ending the episode.
+    """Begins the next life of a game as it begins in training, without ending the episode.
 
-    There, a lost life ends the episode and the reset that follows waits a step, fires and takes the next
-    action. An agent that learned so need not know that it has to fire, and would stand still for the rest of
+    There, a lost life ends the episode, and the reset that follows waits a step, fires and takes the next
+    action: so do Stable-Baselines3's wrappers. An agent that learned so need not know that it has to fire, and would stand still for the rest of
     a game of several lives. The rewards of the steps in between are counted.
     """
 

@@ -10,8 +10,20 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
+from ambi_rl.envs.breakout import ScriptedPlayer
 from ambi_rl.errors import UsageError
+
+PLAYERS = ("random", "sticky", "scripted", "noisy")
+"""What `make_player` makes: random actions; random ones held for a while; Breakout's scripted player; the same
+with some random actions among its own, which loses balls and leaves other patterns of bricks."""
+BREAKOUT_PLAYERS = ("scripted", "noisy")
+"""Those that play Breakout only."""
+_HELD = 0.9
+"""Probability of the player `sticky` to repeat its last action."""
+_NOISE = 0.2
+"""Probability of the player `noisy` to take a random action."""
 
 NEGLIGIBLE = 0.01
 """Rewards are followed for a return until they are discounted to less than this share."""
@@ -53,6 +65,23 @@ class RandomPlayer:
 
     def _draw(self, count: int) -> npt.NDArray[np.int64]:
         return np.array([self._space.sample() for _ in range(count)])
+
+
+def make_player(name: str, env: VecEnv, *, seed: int) -> Player:
+    """Make the player of a name of `PLAYERS` for environments.
+
+    Raises:
+        UsageError: There is no such player, or it does not play their game.
+    """
+    if name == "random":
+        return RandomPlayer(env, seed=seed)
+    if name == "sticky":
+        return RandomPlayer(env, repeat=_HELD, seed=seed)
+    if name == "scripted":
+        return ScriptedPlayer(env, seed=seed)
+    if name == "noisy":
+        return ScriptedPlayer(env, noise=_NOISE, seed=seed)
+    raise UsageError(f"there is no player {name!r}; take one of {', '.join(PLAYERS)}")
 
 
 @dataclass(frozen=True)
@@ -114,13 +143,14 @@ def collect_play(
     rewards: list[npt.NDArray[np.float32]] = []
     dones: list[npt.NDArray[np.bool_]] = []
     horizon = 1 + int(np.ceil(np.log(NEGLIGIBLE) / np.log(gamma))) if gamma else 1
-    seen = env.reset()
+    seen = _array(env.reset())
     for step in range((rounds - 1) * every + horizon):
         chosen = player.act()
         if step % every == 0 and step // every < rounds:
             observations[step // every] = seen
             actions[step // every] = chosen
-        seen, reward, done, _ = env.step(chosen)
+        following, reward, done, _ = env.step(chosen)
+        seen = _array(following)
         rewards.append(reward)
         dones.append(done)
     returns = discounted_returns(np.array(rewards), np.array(dones), gamma)[::every][:rounds]
@@ -132,6 +162,12 @@ def collect_play(
         returns.reshape(-1)[keep],
         int((~keep).sum()),
     )
+
+
+def _array(observations: VecEnvObs) -> npt.NDArray[np.uint8]:
+    """Observations of a space that is a Box, which Stable-Baselines3's types do not know."""
+    assert isinstance(observations, np.ndarray)
+    return observations
 
 
 def discounted_returns(
