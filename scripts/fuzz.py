@@ -42,7 +42,7 @@ from safetensors.numpy import save as save_tensors
 
 import ambi_rl
 from ambi_rl.cli.info import bundle_facts, file_facts, lines_of
-from ambi_rl.codec import bundle as bundle_module
+from ambi_rl.codec import bundle_file
 from ambi_rl.codec.api import encode_image, encode_prepared, prepare_image
 from ambi_rl.codec.bundle import Bundle, default_bundle, dump_bundle, parse_bundle
 from ambi_rl.codec.container import (
@@ -558,7 +558,7 @@ def bundle_tensors(rng: random.Random, data: bytes) -> bytes:
     tensors = {name: tensor.copy() for name, tensor in load_tensors(data).items()}
     for name in rng.sample(sorted(tensors), rng.choice((1, 1, 3))):
         tensors[name] = _changed_tensor(rng, tensors[name])
-    manifest["hashes"] = {name: bundle_module._hash(t) for name, t in tensors.items()}
+    manifest["hashes"] = {name: bundle_file.hash_tensor(t) for name, t in tensors.items()}
     return save_tensors(tensors, {"ambi": json.dumps(manifest)})
 
 

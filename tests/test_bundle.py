@@ -14,6 +14,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from ambi_rl.codec import bundle as module
+from ambi_rl.codec import bundle_file
 from ambi_rl.codec.bundle import (
     Bundle,
     dump_bundle,
@@ -36,11 +37,13 @@ def altered(
 ) -> bytes:
     """A bundle's file with something changed and, unless told otherwise, fitting hashes."""
     data = dump_bundle(bundle)
-    manifest = module._read_manifest(data)
+    manifest = bundle_file.read_manifest(data)
     tensors = {name: tensor.copy() for name, tensor in load_tensors(data).items()}
     change_tensors(tensors)
     if rehash:
-        manifest["hashes"] = {name: module._hash(tensor) for name, tensor in tensors.items()}
+        manifest["hashes"] = {
+            name: bundle_file.hash_tensor(tensor) for name, tensor in tensors.items()
+        }
     change_manifest(manifest)
     return save_tensors(tensors, {"ambi": json.dumps(manifest)})
 
@@ -232,7 +235,7 @@ def test_missing_large_and_unreadable_files(
         load_bundle(tmp_path)
     large = tmp_path / "large.ambic"
     large.write_bytes(bytes(2000))
-    monkeypatch.setattr(module, "MAX_BYTES", 1000)
+    monkeypatch.setattr(bundle_file, "MAX_BYTES", 1000)
     with pytest.raises(BundleError, match="limit"):
         load_bundle(large)
 

@@ -28,7 +28,7 @@ import ambi_rl
 import ambi_rl.pillow  # Registers the format.
 from ambi_rl.cli.app import app
 from ambi_rl.cli.info import file_facts
-from ambi_rl.codec import bundle as bundle_module
+from ambi_rl.codec import bundle_file
 from ambi_rl.codec.bundle import Bundle, dump_bundle, find_bundle, load_bundle, parse_bundle
 from ambi_rl.codec.container import Section, read_container, write_container
 from ambi_rl.codec.files import read_file, write_file
@@ -363,7 +363,7 @@ def test_a_manifest_of_100_mb_is_refused_unread(plain_bundle: Bundle, tmp_path: 
 def test_files_without_an_end_are_read_up_to_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle_module, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(bundle_file, "MAX_BYTES", 1 << 20)
     with pytest.raises(BundleError, match="over the limit"):
         load_bundle("/dev/zero")
 

@@ -11,7 +11,8 @@ import typer
 
 from ambi_rl.cli.guard import SOME_FAILED
 from ambi_rl.cli.streams import read_input
-from ambi_rl.codec.bundle import SUFFIX, Bundle, parse_bundle
+from ambi_rl.codec.bundle import Bundle, parse_bundle
+from ambi_rl.codec.bundle_file import SUFFIX
 from ambi_rl.codec.container import FORMAT_VERSION, MAGIC, Section, read_container
 from ambi_rl.codec.quality import STEP_SCALE
 from ambi_rl.errors import AmbiError, BundleError, NotAmbiFileError, explain

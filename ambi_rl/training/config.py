@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -24,6 +22,17 @@ from ambi_rl.rewards import Reward
 from ambi_rl.rewards.competition import KINDS
 from ambi_rl.rewards.constraint import QUANTITIES
 from ambi_rl.rewards.task import DISTANCES
+from ambi_rl.training.feature_config import FeatureConfig, validate_features
+from ambi_rl.training.rules import (
+    Above,
+    AtLeast,
+    OneOf,
+    Rule,
+    Within,
+    check_rules,
+    meant,
+)
+from ambi_rl.training.run_config import RUN_RULES, RunConfig
 
 METRICS = ("auto", "psnr", "ssim", "ms_ssim")
 CREDITS = ("auto", "tree", "steps")
@@ -184,17 +193,10 @@ class EvaluationConfig:
 
 
 @dataclass
-class TrainConfig:
-    """The whole configuration of a run."""
+class TrainConfig(RunConfig):
+    """The whole configuration of a run that trains the block codec."""
 
-    name: str = MISSING
-    runs: str = MISSING
-    seed: int = MISSING
-    total_steps: int = MISSING
     bundle: str | None = MISSING
-    resume: str | None = MISSING
-    checkpoint_every: int = MISSING
-    checkpoint_keep: int = MISSING
     env: EnvConfig = field(default_factory=EnvConfig)
     data: DataConfig = field(default_factory=DataConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -230,105 +232,10 @@ class TrainConfig:
 def register() -> None:
     """Tell Hydra the schema."""
     store = ConfigStore.instance()
-    store.store(name="schema", node=TrainConfig)
+    store.store(name="block_schema", node=TrainConfig)
+    store.store(name="features_schema", node=FeatureConfig)
     store.store(group="agent", name="ppo_schema", node=PPOConfig)
     store.store(group="agent", name="a2c_schema", node=A2CConfig)
-
-
-class Rule(Protocol):
-    """What values a key may have, beyond its type.
-
-    Attributes:
-        text: The same for people.
-    """
-
-    @property
-    def text(self) -> str:
-        """See above."""
-
-    def check(self, key: str, value: Any) -> None:
-        """Refuse what the key may not be.
-
-        Raises:
-            ConfigError: One line that names the key, its value and what is possible.
-        """
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """A word of a list."""
-
-    allowed: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        """For the reference."""
-        return ", ".join(f"`{word}`" for word in self.allowed)
-
-    def check(self, key: str, value: Any) -> None:
-        """See `Rule`."""
-        if value not in self.allowed:
-            meant = _meant(value, self.allowed)
-            raise ConfigError(f"{key} is {value!r}; it can be {', '.join(self.allowed)}{meant}")
-
-
-@dataclass(frozen=True)
-class Within:
-    """A number from `low` to `high`, without `high` if it is excluded; `why` is added to the message."""
-
-    low: float
-    high: float
-    why: str = ""
-    excluded: bool = False
-
-    @property
-    def text(self) -> str:
-        """For the reference."""
-        if self.excluded:
-            return f"≥ {self.low:g}, < {self.high:g}"
-        return f"{self.low:g}…{self.high:g}"
-
-    def check(self, key: str, value: Any) -> None:
-        """See `Rule`."""
-        if not self.low <= value <= self.high or (self.excluded and value == self.high):
-            raise ConfigError(f"{key} is {value:g}; it can be {self.text}{self.why}")
-
-
-@dataclass(frozen=True)
-class AtLeast:
-    """A number of `low` or more."""
-
-    low: float
-
-    @property
-    def text(self) -> str:
-        """For the reference."""
-        return f"≥ {self.low:g}"
-
-    def check(self, key: str, value: Any) -> None:
-        """See `Rule`."""
-        if not value >= self.low:
-            raise ConfigError(f"{key} is {value:g}; it must be {self.low:g} or more")
-
-
-@dataclass(frozen=True)
-class Above:
-    """A number over `low`, and if `high` is finite under it."""
-
-    low: float
-    high: float = math.inf
-
-    @property
-    def text(self) -> str:
-        """For the reference."""
-        upper = "" if math.isinf(self.high) else f", < {self.high:g}"
-        return f"> {self.low:g}{upper}"
-
-    def check(self, key: str, value: Any) -> None:
-        """See `Rule`."""
-        if not self.low < value < self.high:
-            upper = "" if math.isinf(self.high) else f" and under {self.high:g}"
-            raise ConfigError(f"{key} is {value:g}; it must be over {self.low:g}{upper}")
 
 
 @dataclass(frozen=True)
@@ -357,27 +264,11 @@ class PatchSize:
             raise ConfigError(f"{key} is {value}; it must be a multiple of 4, 16 or more")
 
 
-@dataclass(frozen=True)
-class FolderName:
-    """The name of a run."""
-
-    text: str = "letters, digits and . _ - + = ,"
-
-    def check(self, key: str, value: Any) -> None:
-        """See `Rule`."""
-        if not re.fullmatch(r"[\w.+=,-]+", value) or set(value) == {"."}:
-            raise ConfigError(f"{key} is {value!r}; it names a folder: {self.text} are possible")
-
-
 _QUALITY = Within(MIN_QUALITY, MAX_QUALITY)
 _SEARCH = (float(min(SEARCHES)), float(max(SEARCHES)))
 
 RULES: dict[str, Rule] = {
-    "name": FolderName(),
-    "seed": AtLeast(0),
-    "total_steps": AtLeast(0),
-    "checkpoint_every": AtLeast(1),
-    "checkpoint_keep": AtLeast(1),
+    **RUN_RULES,
     "env.num_envs": AtLeast(1),
     "env.patch_size": PatchSize(),
     "env.rate": OneOf(RATES),
@@ -444,23 +335,13 @@ RULES: dict[str, Rule] = {
 """By dotted key; null is possible where the type says so. docs/configuration.md is made from it."""
 
 
-def _value_at(config: Any, key: str) -> Any:
-    """The value of a dotted key; None if the part does not have it."""
-    for name in key.split("."):
-        config = getattr(config, name, None)
-    return config
-
-
 def validate(config: TrainConfig) -> None:
     """Check what types alone do not say.
 
     Raises:
         ConfigError: One line that names the key, its value and what is possible.
     """
-    for key, rule in RULES.items():
-        value = _value_at(config, key)
-        if value is not None:
-            rule.check(key, value)
+    check_rules(config, RULES)
     _validate_data(config.data)
     reward = Reward(config.weights)
     if config.agent.credit == "tree" and reward.needs_episode:
@@ -483,8 +364,8 @@ def _validate_data(data: DataConfig) -> None:
     Within(data.min_quality, MAX_QUALITY).check("data.max_quality", data.max_quality)
 
 
-def to_config(composed: DictConfig) -> TrainConfig:
-    """A validated configuration from what Hydra composed.
+def to_config(composed: DictConfig) -> RunConfig:
+    """A validated configuration from what Hydra composed: of the class of its system.
 
     Raises:
         ConfigError: A value is missing or out of range.
@@ -500,11 +381,14 @@ def to_config(composed: DictConfig) -> TrainConfig:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
         raise explain(error) from error
-    if not isinstance(config, TrainConfig):
+    if isinstance(config, TrainConfig):
+        validate(config)
+    elif isinstance(config, FeatureConfig):
+        validate_features(config)
+    else:
         raise ConfigError(
             "the configuration does not follow the schema; compose it from ambi_rl.conf"
         )
-    validate(config)
     return config
 
 
@@ -540,11 +424,6 @@ def keys_of(node: DictConfig, prefix: str = "") -> list[str]:
 
 _ARGUMENTS = "reward.metric.arguments"
 """The one mapping whose keys are the user's."""
-
-
-def _meant(word: str, candidates: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def explain_key(key: str, known: list[str]) -> ConfigError:
@@ -600,7 +479,7 @@ def explain(error: Exception, known: list[str] | None = None) -> ConfigError:
     if group:
         names = [n for n in re.findall(r"^\s+(\S+)$", group[3], re.M) if not n.endswith("_schema")]
         return ConfigError(
-            f"{group[1]} is {group[2]!r}; it can be {', '.join(names)}{_meant(group[2], names)}"
+            f"{group[1]} is {group[2]!r}; it can be {', '.join(names)}{meant(group[2], names)}"
         )
     wrong_group = re.search(
         r"Could not override '([^']+)'\.\s*\n?\s*No match in the defaults list", text
