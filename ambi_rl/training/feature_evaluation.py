@@ -153,7 +153,7 @@ class FeatureEvaluation:
         return found
 
     def _fitted_priors(self, own: Prior, latents: torch.Tensor) -> dict[str, Prior]:
-        """Both kinds of prior, fitted to latents of training frames; the agent's own goes on from its state."""
+        """Both kinds of prior, fitted to latents of training frames; the agent's own goes on."""
         priors: dict[str, Prior] = {}
         for kind in KINDS:
             prior = own if kind == self._config.prior.kind else build_prior(kind, own.channels)

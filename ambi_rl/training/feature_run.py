@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from gymnasium import spaces
 from omegaconf import OmegaConf
 from stable_baselines3.common.callbacks import BaseCallback

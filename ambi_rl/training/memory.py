@@ -13,8 +13,8 @@ _LARGE = 1 << 30
 def keep_freed_memory() -> None:
     """Have the C library reuse large blocks instead of returning them to the system and asking for new ones.
 
-    New pages are cleared when first touched, which took half of the time of a gradient step on stacks of frames
-    (docs/extremely-lossy.md). Nothing happens where the library is not glibc.
+    New pages are cleared when first touched, which took half of the time of a gradient step on stacks of
+    frames (docs/extremely-lossy.md). Nothing happens where the library is not glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return

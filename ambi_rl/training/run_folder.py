@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from ambi_rl.codec.files import write_file
 from ambi_rl.errors import ConfigError
@@ -105,6 +107,14 @@ class RunFolder:
         self.metrics = path / "metrics.json"
         self.evaluations = path / "evaluations.json"
         self.tensorboard = path / "tensorboard"
+
+    def system(self) -> str:
+        """What the run trains, by the names of conf/system; runs of older versions have the block codec."""
+        try:
+            config = OmegaConf.load(self.config)
+        except (OSError, YAMLError, OmegaConfBaseException):
+            return "block"
+        return str(config.get("system", "block")) if isinstance(config, DictConfig) else "block"
 
     def never_began(self) -> bool:
         """Whether a run ended before it had anything to keep, so that nothing is lost by a new start."""

@@ -34,8 +34,8 @@ def train(
 
     Returns:
         What `metrics.json` holds. Its `objective` is lower where it is better: of the block codec the best
-        BD-rate against `fixed` on held-out photographs in percent, of the feature codec minus the agent's score
-        on reconstructions.
+        BD-rate against `fixed` on held-out photographs in percent, of the feature codec minus the agent's
+        score on reconstructions.
 
     Raises:
         ConfigError: The run exists already, or there is nothing to resume, or data is not usable.
