@@ -522,6 +522,8 @@ def test_runs_share_the_test_set_of_a_file(tmp_path: Path) -> None:
     assert made.hashes == found.hashes
     assert made.players == found.players
     assert made.facts == found.facts
+    with pytest.raises(UsageError, match="does not exist; create it first"):
+        shared_test_set(tmp_path / "none" / "test.npz", BREAKOUT, **arguments)
     with pytest.raises(ConfigError, match=r"made with seed=1, not 2"):
         shared_test_set(path, BREAKOUT, **{**arguments, "seed": 2})
     with pytest.raises(ConfigError, match=r"made with noop_max=30, not 3"):
