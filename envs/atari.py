@@ -131,8 +131,8 @@ class ImageEnvSettings:
 def make_vec_env(settings: ImageEnvSettings, *, seed: int, training: bool) -> VecEnv:
     """Make the environments of `settings`, each with a seed of its own.
 
-    All run in this process: with the 2 cores and 8 environments of Breakout that were measured, a process for
-    each was no faster (docs/extremely-lossy.md).
+    All run in this process: with 8 environments of Breakout on 2 busy cores, a process for each made two
+    thirds of the steps a second (docs/decisions.md).
 
     Args:
         settings: See there.

@@ -122,7 +122,7 @@ def frame_objects(states: tuple[BreakoutState, BreakoutState]) -> BreakoutObject
     if shown:
         row, column = np.mean(shown, axis=0)
         ball = (float(to_frame(row, 0)), float(to_frame(column, 1)))
-    paddle = np.mean([state.paddle_x for state in states])
+    paddle = float(np.mean([state.paddle_x for state in states]))
     return BreakoutObjects(ball, float(to_frame(paddle, 1)))
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import cv2
 import gymnasium
@@ -46,12 +46,14 @@ from ambi_rl.training.test_set import (
 )
 
 BREAKOUT = ImageEnvSettings(num_envs=2)
+MODES = {"render_modes": ["rgb_array"], "render_fps": 30}
+NO_MODES: dict[str, Any] = {"render_modes": []}
 
 
 class Lights(gymnasium.Env[Any, Any]):
     """A picture whose brightness is the step; the reward is 5 for action 1."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 30}
+    metadata = MODES
 
     def __init__(
         self, shape: tuple[int, ...] = (40, 60, 3), render_mode: str | None = None
@@ -73,7 +75,7 @@ class Lights(gymnasium.Env[Any, Any]):
         return self.picture(), 5.0 * (action == 1), self.steps == 6, False, {}
 
     def picture(self) -> npt.NDArray[np.uint8]:
-        return np.full(self.observation_space.shape, 10 * self.steps, np.uint8)
+        return np.full(self.observation_space.shape or (), 10 * self.steps, np.uint8)
 
 
 class Hidden(Lights):
@@ -91,7 +93,7 @@ class Hidden(Lights):
 
 
 class Unseen(Hidden):
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata = NO_MODES
 
 
 class Dictionary(Lights):
@@ -102,7 +104,12 @@ class Dictionary(Lights):
 
 @pytest.fixture
 def environments() -> Iterator[None]:
-    classes = {"Lights": Lights, "Hidden": Hidden, "Unseen": Unseen, "Dictionary": Dictionary}
+    classes: dict[str, Callable[..., Any]] = {
+        "Lights": Lights,
+        "Hidden": Hidden,
+        "Unseen": Unseen,
+        "Dictionary": Dictionary,
+    }
     for name, kind in classes.items():
         gymnasium.register(f"ambi_test/{name}-v0", entry_point=kind)
     yield
@@ -127,7 +134,7 @@ def play(player: Player, env: Any, steps: int) -> Iterator[tuple[Any, Any, Any, 
 def test_training_is_to_the_pixel_what_stable_baselines3_makes() -> None:
     ours = make_vec_env(BREAKOUT, seed=11, training=True)
     atari = make_atari_env(BREAKOUT.id, n_envs=2, seed=11)
-    theirs = VecTransposeImage(VecFrameStack(atari, 4))
+    theirs: Any = VecTransposeImage(VecFrameStack(atari, 4))
     assert ours.observation_space == theirs.observation_space
     assert np.array_equal(ours.reset(), theirs.reset())
     rng = np.random.default_rng(0)
@@ -515,6 +522,8 @@ def test_runs_share_the_test_set_of_a_file(tmp_path: Path) -> None:
     assert made.hashes == found.hashes
     assert made.players == found.players
     assert made.facts == found.facts
+    with pytest.raises(UsageError, match="does not exist; create it first"):
+        shared_test_set(tmp_path / "none" / "test.npz", BREAKOUT, **arguments)
     with pytest.raises(ConfigError, match=r"made with seed=1, not 2"):
         shared_test_set(path, BREAKOUT, **{**arguments, "seed": 2})
     with pytest.raises(ConfigError, match=r"made with noop_max=30, not 3"):

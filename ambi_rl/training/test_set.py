@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.vec_env import VecEnv
 
-from ambi_rl.codec.files import read_file, write_file
+from ambi_rl.codec.files import check_target, read_file, write_file
 from ambi_rl.envs.atari import ImageEnvSettings, game_of, make_vec_env
 from ambi_rl.envs.players import BREAKOUT_PLAYERS, PLAYERS, make_player
 from ambi_rl.errors import AmbiError, ConfigError, CorruptFileError, UsageError
@@ -255,6 +255,8 @@ def shared_test_set(
         found = load_test_set(path)
         _compare(path, found.facts.get("request", {}), request)
         return found
+    if path is not None:
+        check_target(path)
     made = make_test_set(settings, frames=frames, seed=seed, policies=policies, gap=gap)
     if path is not None:
         made.save(path)
