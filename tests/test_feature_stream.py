@@ -8,7 +8,7 @@ import io
 import os
 import tracemalloc
 import zlib
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pytest
@@ -152,9 +152,9 @@ def test_overhead_of_a_stream(record_property: pytest.RecordProperty) -> None:
     # 64 channels of about 3.75 bits: 30 bytes a frame.
     prior = NormalPrior(64)
     prior.log_deviation.fill_(np.log(3.3))
-    training, latents = (rng.normal(0, 3.3, (n, 64, 1, 1)).round() for n in (500, 256))
-    tables = tables_from_prior(prior, training.astype(np.int32))
-    latents = latents.astype(np.int32)
+    training = rng.normal(0, 3.3, (500, 64, 1, 1)).round().astype(np.int32)
+    latents = rng.normal(0, 3.3, (256, 64, 1, 1)).round().astype(np.int32)
+    tables = tables_from_prior(prior, training)
     ideal = tables.bits(latents).sum() / 8
     entropy = prior.bits(torch.from_numpy(latents).float()).sum().item() / 8
     assert 28 < ideal / len(latents) < 32
@@ -308,7 +308,8 @@ def test_sources_that_give_a_byte_at_a_time(tables: LatentTables, latents: Laten
 
 def test_writers_refuse_what_does_not_fit(tables: LatentTables, latents: Latents) -> None:
     header = StreamHeader(ID, (84, 84), (3, 2, 1), 3)
-    for wrong in (latents.astype(np.int64), latents[:, :2], latents[:, :, :1]):
+    wrongs: list[Any] = [latents.astype(np.int64), latents[:, :2], latents[:, :, :1]]
+    for wrong in wrongs:
         with pytest.raises(ValueError, match="latents are"):
             StreamWriter(io.BytesIO(), header, tables).write(wrong)
     writer = StreamWriter(io.BytesIO(), header, tables)

@@ -120,7 +120,8 @@ class FeatureBundle:
         ):
             state = {name: torch.from_numpy(tensor.copy()) for name, tensor in tensors.items()}
             module.load_state_dict(state, assign=True)
-            module.requires_grad_(False).eval()
+        for whole in (networks.encoder, networks.action, networks.decoder):
+            whole.requires_grad_(False).eval()
         return networks
 
 
