@@ -366,36 +366,39 @@ MODULES = """
 import contextlib, json, sys
 from ambi_rl.cli.app import app
 with contextlib.suppress(SystemExit):
-    app(sys.argv[1:])
+    for command in json.loads(sys.argv[1]):
+        app(command, standalone_mode=False)
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 
 
-def modules_of(*arguments: object) -> tuple[set[str], str]:
+def modules_of(*commands: list[object]) -> tuple[set[str], str]:
+    """Packages that a process has imported after commands, and what it said on stderr."""
+    lines = json.dumps([[str(word) for word in command] for command in commands])
     result = subprocess.run(
-        [sys.executable, "-c", MODULES, *map(str, arguments)], capture_output=True, text=True
+        [sys.executable, "-c", MODULES, lines], capture_output=True, text=True, check=True
     )
     return set(json.loads(result.stdout.splitlines()[-1])), result.stderr
 
 
-def test_decoding_needs_no_environment_and_no_agent_library(
+def test_neither_direction_needs_environments_or_agent_libraries(
     bundle: Path, stream: Path, frames: Frames, tmp_path: Path
 ) -> None:
-    heavy = {"ale_py", "gymnasium", "stable_baselines3", "cv2", "hydra", "numba"}
-    names, errors = modules_of("decode", stream, tmp_path / "o.gif", "-b", bundle)
-    assert (tmp_path / "o.gif").is_file(), errors
-    assert "torch" in names
-    assert not names & heavy
-    # Nor does encoding frames that are as the agent sees them.
     np.save(tmp_path / "f.npy", frames)
-    names, errors = modules_of("encode", tmp_path / "f.npy", tmp_path / "o.ambi", "-b", bundle)
+    names, errors = modules_of(
+        ["decode", stream, tmp_path / "o.gif", "-b", bundle],
+        ["encode", tmp_path / "f.npy", tmp_path / "o.ambi", "-b", bundle],
+    )
+    assert (tmp_path / "o.gif").is_file(), errors
     assert (tmp_path / "o.ambi").is_file(), errors
+    assert "torch" in names
+    heavy = {"ale_py", "gymnasium", "stable_baselines3", "cv2", "hydra", "numba"}
     assert not names & heavy
 
 
 def test_the_block_codec_imports_no_network_library(tmp_path: Path) -> None:
     # Ends for lack of a source, after all its imports.
-    names, errors = modules_of("encode", tmp_path / "none.png", tmp_path / "x.ambi", "-b", DEFAULT)
+    names, errors = modules_of(["encode", tmp_path / "none.png", tmp_path / "x", "-b", DEFAULT])
     assert "does not exist" in errors
     assert "PIL" in names
     assert not names & {"torch", "constriction", "gymnasium", "rich"}

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import io
 import os
 import tracemalloc
 import zlib
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pytest
-from feature_reference import Alphabet
-from feature_reference import decode as decode_in_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -43,6 +43,9 @@ from ambi_rl.neural.tables import (
     quantize_frequencies,
     tables_from_prior,
 )
+from tests import feature_reference
+from tests.feature_reference import Alphabet
+from tests.feature_reference import decode as decode_in_python
 
 ID = "0123456789abcdef"
 LOW, HIGH = -(2**31), 2**31 - 1
@@ -144,7 +147,7 @@ def test_a_stream_is_as_long_as_its_tables_say(tables: LatentTables, latents: La
         assert first == len(latents)
 
 
-def test_overhead_of_a_stream(record_property: pytest.RecordProperty) -> None:
+def test_overhead_of_a_stream() -> None:
     rng = np.random.default_rng(2)
     torch = pytest.importorskip("torch")
     from ambi_rl.neural.priors import NormalPrior
@@ -163,7 +166,6 @@ def test_overhead_of_a_stream(record_property: pytest.RecordProperty) -> None:
     # Not even one packet's worth of frames has more, header included.
     assert len(encode(latents[:64], tables)) < 1.02 * tables.bits(latents[:64]).sum() / 8
     single = len(encode(latents, tables, 1)) - ideal
-    record_property("bytes a frame beyond the ideal, one a packet", single / len(latents))
     assert single / len(latents) < 7
 
 
@@ -267,6 +269,13 @@ def test_golden_stream() -> None:
     assert encode(latents, tables, 3).hex() == GOLDEN.hex()
     assert np.array_equal(decode(GOLDEN, tables), latents)
     assert decode_in_python(GOLDEN, alphabets(tables))[1] == latents.reshape(7, 2, 6).tolist()
+
+
+def test_the_second_decoder_has_no_library() -> None:
+    tree = ast.parse(Path(feature_reference.__file__).read_text(encoding="utf-8"))
+    names = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    assert names == {"__future__", "dataclasses", "typing", "zlib"}
 
 
 def test_reading_may_begin_at_any_frame(tables: LatentTables, latents: Latents) -> None:
