@@ -320,6 +320,11 @@ def test_parts_that_cannot_be_exported_are_refused(bundle: FeatureBundle, parts:
     single = feature_bundle(encoder, nn.Linear(8, 4), decoder, bundle.tables, facts={})
     assert single.manifest["action"] == {"widths": [4], "activation": "relu"}
     assert single.id == bundle.id
+    nested = nn.Sequential(nn.Sequential(), nn.Linear(8, 4))
+    assert (
+        feature_bundle(encoder, nested, decoder, bundle.tables, facts={}).manifest
+        == single.manifest
+    )
 
 
 def test_streams_of_other_bundles_are_refused(bundle: FeatureBundle, frames: Frames) -> None:
