@@ -131,8 +131,8 @@ class ImageEnvSettings:
 def make_vec_env(settings: ImageEnvSettings, *, seed: int, training: bool) -> VecEnv:
     """Make the environments of `settings`, each with a seed of its own.
 
-    All run in this process: with the 2 cores and 8 environments of Breakout that were measured, a process for
-    each was no faster (docs/extremely-lossy.md).
+    All run in this process: with 8 environments of Breakout on 2 busy cores, a process for each made two
+    thirds of the steps a second (docs/decisions.md).
 
     Args:
         settings: See there.
@@ -233,7 +233,7 @@ def _make_game(settings: ImageEnvSettings, training: bool) -> gymnasium.Env[Any,
             "set preprocessing=image"
         )
     # The wrappers skip frames and repeat actions; the emulator must not do it a second time.
-    env = _make(settings.id, frameskip=1, repeat_action_probability=0.0)
+    env = _make(settings.id, frameskip=1, repeat_action_probability=0.0, render_mode="rgb_array")
     space = env.observation_space
     if not is_picture_shape(space.shape or ()) or len(space.shape or ()) != 3:
         raise ConfigError(
@@ -333,11 +333,11 @@ class GrayFrame(gymnasium.ObservationWrapper[npt.NDArray[np.uint8], Any, npt.NDA
 
 
 class FireAfterLostLife(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Begins the next life of a game as Stable-Baselines3's wrappers do in training, without ending the episode.
+    """Begins the next life of a game as it begins in training, without ending the episode.
 
-    There, a lost life ends the episode and the reset that follows waits a step, fires and takes the next
-    action. An agent that learned so need not know that it has to fire, and would stand still for the rest of
-    a game of several lives. The rewards of the steps in between are counted.
+    There, a lost life ends the episode, and the reset that follows waits a step, fires and takes the next
+    action: so do Stable-Baselines3's wrappers. An agent that learned so need not know that it has to fire,
+    and would stand still for the rest of a game of several lives. The rewards of the steps in between count.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:

@@ -1,7 +1,7 @@
-"""Breakout's ball and paddle: where the console's memory has them, where a frame shows them, and who follows.
+"""Breakout: where the console's memory has ball and paddle, and a player that acts on it.
 
-Positions on the console's screen (210 rows, 160 columns) and in frames of 84x84 are centres of the objects, in
-pixels, row before column, where 0 is the centre of the first pixel.
+Positions are centres of the objects in pixels, row before column, where 0 is the centre of the first pixel:
+on the console's screen (210 rows, 160 columns) here, in frames of 84x84 in `ambi_rl.envs.breakout_frames`.
 """
 
 from __future__ import annotations
@@ -14,20 +14,39 @@ import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.vec_env import VecEnv
 
-from ambi_rl.envs.frames import FRAME_SIZE
+from ambi_rl.envs.breakout_frames import (
+    BreakoutObjects,
+    find_all,
+    find_objects,
+    object_errors,
+    to_frame,
+)
 from ambi_rl.errors import UsageError
 
-SCREEN = (210, 160)
-"""Rows and columns of the console's screen."""
+__all__ = [
+    "BreakoutMemory",
+    "BreakoutObjects",
+    "BreakoutState",
+    "ScriptedPlayer",
+    "find_all",
+    "find_objects",
+    "frame_objects",
+    "object_errors",
+    "read_memory",
+]
 
-# Found by comparing rendered screens with the console's memory over 40,000 frames; tests/test_atari.py does it
-# again.
+# Found by comparing rendered screens with the console's memory over 40,000 frames; in tests/test_atari.py
+# frames and memory are compared again.
 _PADDLE_X, _BALL_X, _BALL_Y, _SHORT = 72, 99, 101, 97
-"""Addresses in the console's memory: columns, row, and a byte whose top bit is set once the paddle is short."""
+"""Addresses in the console's memory; the last byte's top bit is set once the paddle is short."""
 _BALL_LEFT, _BALL_TOP, _PADDLE_LEFT = -49, 9, -47
 """From the memory's numbers to the first column or row on the screen."""
 _BALL_CENTRE = (1.5, 0.5)
 """From the first row and column of the ball, which is 4 rows high and 2 columns wide, to its centre."""
+_RAISED_ABOVE, _BALL_HEIGHT = 93, 4
+"""Over this row of the screen, where bricks are and higher, the ball is drawn a row higher than below it."""
+_LAST_SHOWN = 192
+"""Last row where the top of a falling ball is still drawn."""
 _WHOLE_PADDLE, _SHORT_PADDLE = 16, 12
 """Columns of the paddle, before and after the ball has first reached the wall at the top."""
 
@@ -40,8 +59,8 @@ class BreakoutState:
     """What the console's memory says after a frame.
 
     Attributes:
-        ball: Centre of the ball on the screen (row, column); None if there is none. While it falls past the
-            paddle it has a position that the screen no longer shows, see `ball_is_shown`.
+        ball: Centre of the ball (row, column) as the game reckons; None if there is none. What is drawn is up
+            to a row off, and of a ball that is lost nothing; `frame_objects` has what can be seen.
         velocity: Rows and columns that the ball moved since the frame before; None if it was not there.
         paddle_x: Centre of the paddle, a column of the screen.
         paddle_velocity: Columns that it moved since the frame before.
@@ -86,6 +105,35 @@ def _ball(memory: npt.NDArray[np.uint8]) -> tuple[float, float] | None:
         int(memory[_BALL_Y]) + _BALL_TOP + _BALL_CENTRE[0],
         int(memory[_BALL_X]) + _BALL_LEFT + _BALL_CENTRE[1],
     )
+
+
+def frame_objects(states: tuple[BreakoutState, BreakoutState]) -> BreakoutObjects:
+    """Where ball and paddle are in the frame of 84x84 that is made of two frames of the console.
+
+    Args:
+        states: Of these two frames, from `BreakoutMemory.memory`.
+
+    Returns:
+        The objects in the middle of both their places. A ball that has fallen past the paddle is none.
+    """
+    balls = [_drawn(state.ball) for state in states if state.ball is not None]
+    shown = [ball for ball in balls if ball[0] <= _LAST_SHOWN + _BALL_CENTRE[0]]
+    ball = None
+    if shown:
+        row, column = np.mean(shown, axis=0)
+        ball = (float(to_frame(row, 0)), float(to_frame(column, 1)))
+    paddle = float(np.mean([state.paddle_x for state in states]))
+    return BreakoutObjects(ball, float(to_frame(paddle, 1)))
+
+
+def _drawn(ball: tuple[float, float]) -> tuple[float, float]:
+    """Where the screen shows the ball."""
+    row, column = ball
+    top = row - _BALL_CENTRE[0]
+    if top <= _RAISED_ABOVE - _BALL_HEIGHT:
+        return row - 1, column
+    # In between it is drawn a row higher too, but its end is not: it is 5 rows high.
+    return (row - 0.5, column) if top < _RAISED_ABOVE else (row, column)
 
 
 class BreakoutMemory(gymnasium.Wrapper[Any, Any, Any, Any]):

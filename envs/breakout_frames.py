@@ -21,8 +21,10 @@ SCREEN = (210, 160)
 """Rows and columns of the console's screen."""
 
 BALL_CONTRAST = 6.0
-"""Gray levels by which the mean of 3x3 pixels has to be over the background for a ball to be found. The ball
-of an original has 20 to 35; where bricks are or were, twice the value is asked for."""
+"""Gray levels by which the mean of 3x3 pixels has to stand out from its surround for a ball to be found. The
+ball of an original does by 20 to 35."""
+BRICK_CONTRAST = 12.0
+"""The same in the rows where bricks are or were, whose edges look like balls in poor reconstructions."""
 PADDLE_CONTRAST = 15.0
 """Gray levels of the paddle, over the background, from which it is found; in originals it has 110."""
 HIT = 3.0
@@ -44,6 +46,8 @@ _PADDLE_WIDTHS = tuple(range(12, 23))
 _AREA = (slice(13, 75), slice(4, 80))
 """Where the ball is looked for in a frame: below the top wall, above the paddle, between the sides."""
 _PADDLE_AREA = (slice(75, 78), slice(5, 79))
+_SURROUND = 4
+"""Pixels from a ball's centre to what it is compared with on each side."""
 _WINDOW = 2
 """Pixels on each side of the brightest place that a ball's centre is computed from."""
 _FLOOR = 0.2
@@ -66,9 +70,9 @@ class BreakoutObjects:
     paddle_x: float | None
 
 
-def to_frame(position: Array, axis: int) -> Array:
+def to_frame(position: Array | float, axis: int) -> Array:
     """Rows (axis 0) or columns (axis 1) of the console's screen as those of a frame."""
-    return (position + 0.5) * FRAME_SIZE / SCREEN[axis] - 0.5
+    return np.asarray((position + 0.5) * FRAME_SIZE / SCREEN[axis] - 0.5)
 
 
 def find_objects(frame: npt.NDArray[np.uint8]) -> BreakoutObjects:
@@ -122,8 +126,8 @@ def object_errors(
         ball_found: share of the frames with a ball in whose reconstruction one is found.
         ball_hit: share of them where it is found within `HIT` pixels of the true place.
         ball_false_alarms: share of the frames without a ball in whose reconstruction one is found.
-        ball_error_mean, ball_error_median, ball_error_95: distance in pixels where a ball is in both; the last
-            is that which 95 % do not exceed.
+        ball_error_mean, ball_error_median, ball_error_95: distance in pixels where a ball is in both; the
+            last is that which 95 % do not exceed.
         paddle_found: share of the frames with a paddle in whose reconstruction one is found.
         paddle_error_mean, paddle_error_median, paddle_error_95: distance in pixels, likewise.
         What there is no frame for is nan.
@@ -238,29 +242,50 @@ def _bricks(frames: Array) -> Array:
 def _balls(frames: Array) -> Array:
     """Rows and columns of balls, [N, 2], nan where there is none."""
     excess = np.clip(frames - _walls() - _bricks(frames), 0, None)[:, *_AREA]
-    padded = np.pad(excess, ((0, 0), (1, 1), (1, 1)))
-    lines = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
-    mean = (lines[:, :, :-2] + lines[:, :, 1:-1] + lines[:, :, 2:]) / 9
+    mean, around = _blocks(excess)
     near_bricks = _brick_shares()[0].sum(axis=1)[_AREA[0]] > 0
     # How often the contrast that is asked for at a place is there.
-    times = mean / np.where(near_bricks, 2 * BALL_CONTRAST, BALL_CONTRAST)[:, None]
-    best = times.reshape(len(frames), -1).argmax(axis=1)
-    row, column = np.unravel_index(best, times.shape[1:])
-    found = times.reshape(len(frames), -1)[np.arange(len(frames)), best] >= 1
-    centres = _centres(excess, row, column)
+    asked = np.where(near_bricks, BRICK_CONTRAST, BALL_CONTRAST)[:, None]
+    times = ((mean - around) / asked).reshape(len(frames), -1)
+    best = times.argmax(axis=1)
+    row, column = np.unravel_index(best, mean.shape[1:])
+    every = np.arange(len(frames))
+    centres = _centres(excess, row, column, around[every, row, column])
     centres += (_AREA[0].start, _AREA[1].start)
-    centres[~found] = np.nan
+    centres[times[every, best] < 1] = np.nan
     return centres
 
 
+def _blocks(excess: Array) -> tuple[Array, Array]:
+    """Means of the 3x3 pixels around each, and what surrounds them.
+
+    A ball is brighter than what is on all sides of it. An edge that leaks out of a blurred wall is as bright
+    further along it, and in a corner two of them add up: so the surround is the brighter one of those above
+    and below, plus the brighter one of those left and right.
+    """
+    padded = np.pad(excess, ((0, 0), (1, 1), (1, 1)))
+    lines = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+    mean = (lines[:, :, :-2] + lines[:, :, 1:-1] + lines[:, :, 2:]) / 9
+    wide = np.pad(mean, ((0, 0), (_SURROUND, _SURROUND), (_SURROUND, _SURROUND)))
+    here = slice(_SURROUND, -_SURROUND)
+    around = np.maximum(wide[:, : -2 * _SURROUND, here], wide[:, 2 * _SURROUND :, here])
+    around += np.maximum(wide[:, here, : -2 * _SURROUND], wide[:, here, 2 * _SURROUND :])
+    return mean, around
+
+
 def _centres(
-    excess: Array, row: npt.NDArray[np.intp], column: npt.NDArray[np.intp]
-) -> npt.NDArray[np.float64]:
-    """Centres of gravity, [N, 2], of the windows around the given pixels, [N] each."""
+    excess: Array, row: npt.NDArray[np.intp], column: npt.NDArray[np.intp], around: Array
+) -> Array:
+    """Centres of gravity, [N, 2], of the windows around the given pixels, [N] each.
+
+    What is no brighter than `around`, [N], or than a share of the brightest pixel has no weight.
+    """
     offsets = np.arange(-_WINDOW, _WINDOW + 1)
     padded = np.pad(excess, ((0, 0), (_WINDOW, _WINDOW), (_WINDOW, _WINDOW)))
     rows, columns = row[:, None] + offsets + _WINDOW, column[:, None] + offsets + _WINDOW
     windows = padded[np.arange(len(excess))[:, None, None], rows[:, :, None], columns[:, None, :]]
+    ground = around[:, None, None]
+    windows = np.clip(windows - ground, 0, None)
     peak = windows.max(axis=(1, 2), keepdims=True)
     weights = np.where(windows >= _FLOOR * peak, windows, 0)
     total = np.maximum(weights.sum(axis=(1, 2)), 1e-9)

@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from ambi_rl.envs.breakout import ScriptedPlayer
 from ambi_rl.errors import UsageError
 
 PLAYERS = ("random", "sticky", "scripted", "noisy")
-"""What `make_player` makes: random actions; random ones held for a while; Breakout's scripted player; the same
-with some random actions among its own, which loses balls and leaves other patterns of bricks."""
+"""What `make_player` makes: random actions; random ones held for a while; Breakout's scripted player; the
+same with some random actions among its own, which loses balls and leaves other patterns of bricks."""
 BREAKOUT_PLAYERS = ("scripted", "noisy")
 """Those that play Breakout only."""
 _HELD = 0.9
@@ -111,8 +112,8 @@ def collect_play(
 ) -> Play:
     """Let a player play and keep what it saw, did and got, for behaviour cloning.
 
-    Play goes on after the last sample until its return is known but for less than `NEGLIGIBLE`. The episodes
-    of the environments begin anew, with the seeds they were made with if they are new.
+    Play goes on after the last sample until its return is known but for less than `NEGLIGIBLE`. The
+    environments are reset first; where lives are episodes, that does not end a game that is under way.
 
     Args:
         env: Environments with Discrete actions; rewards are taken as they give them, so those made for
@@ -142,13 +143,14 @@ def collect_play(
     rewards: list[npt.NDArray[np.float32]] = []
     dones: list[npt.NDArray[np.bool_]] = []
     horizon = 1 + int(np.ceil(np.log(NEGLIGIBLE) / np.log(gamma))) if gamma else 1
-    seen = env.reset()
+    seen = _array(env.reset())
     for step in range((rounds - 1) * every + horizon):
         chosen = player.act()
         if step % every == 0 and step // every < rounds:
             observations[step // every] = seen
             actions[step // every] = chosen
-        seen, reward, done, _ = env.step(chosen)
+        following, reward, done, _ = env.step(chosen)
+        seen = _array(following)
         rewards.append(reward)
         dones.append(done)
     returns = discounted_returns(np.array(rewards), np.array(dones), gamma)[::every][:rounds]
@@ -160,6 +162,12 @@ def collect_play(
         returns.reshape(-1)[keep],
         int((~keep).sum()),
     )
+
+
+def _array(observations: VecEnvObs) -> npt.NDArray[np.uint8]:
+    """Observations of a space that is a Box, which Stable-Baselines3's types do not know."""
+    assert isinstance(observations, np.ndarray)
+    return observations
 
 
 def discounted_returns(

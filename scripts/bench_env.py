@@ -35,7 +35,7 @@ from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.envs import BlockCodingEnv, BlockCodingVectorEnv
 from ambi_rl.envs.sb3 import BlockCodingVecEnv
 from ambi_rl.rewards import Reward
-from ambi_rl.training.config import PPOConfig, register, to_config
+from ambi_rl.training.config import PPOConfig, TrainConfig, register, to_config
 
 Actions = npt.NDArray[np.int64]
 Masks = npt.NDArray[np.bool_]
@@ -96,9 +96,10 @@ def configured() -> PPOConfig:
     """The default `agent` group of the configuration."""
     register()
     with initialize_config_module("ambi_rl.conf", version_base="1.3"):
-        agent = to_config(compose("config", ["name=bench"])).agent
-    assert isinstance(agent, PPOConfig)
-    return agent
+        config = to_config(compose("config", ["name=bench"]))
+    assert isinstance(config, TrainConfig)
+    assert isinstance(config.agent, PPOConfig)
+    return config.agent
 
 
 class Stopwatch:

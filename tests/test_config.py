@@ -30,7 +30,9 @@ def composer() -> Iterator[None]:
 
 
 def composed(*overrides: str) -> TrainConfig:
-    return to_config(compose("config", [*overrides, "name=test"]))
+    config = to_config(compose("config", [*overrides, "name=test"]))
+    assert isinstance(config, TrainConfig)
+    return config
 
 
 @pytest.mark.usefixtures("composer")

@@ -259,7 +259,7 @@ def test_combinations_name_what_is_swept() -> None:
 def test_a_hook_on_evaluations_can_prune(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ambi_rl.training import run as run_module
+    from ambi_rl.training import start as start_module
 
     seen: list[tuple[int, dict[str, float]]] = []
 
@@ -268,12 +268,12 @@ def test_a_hook_on_evaluations_can_prune(
         if steps >= 128:
             raise Pruned
 
-    train = run_module.train
+    train = start_module.train
 
     def hooked(*arguments: Any, **options: Any) -> Any:
         return train(*arguments, **options, on_evaluation=hook)
 
-    monkeypatch.setattr(run_module, "train", hooked)
+    monkeypatch.setattr(start_module, "train", hooked)
     with pytest.raises(Pruned):
         train_command([*tiny, "name=run", "total_steps=100000"])
     assert state_of(tmp_path / "run") == "pruned"

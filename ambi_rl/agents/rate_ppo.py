@@ -10,18 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.type_aliases import PyTorchObs, RolloutBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from ambi_rl.envs.players import Excluded
+from ambi_rl.errors import UsageError
 from ambi_rl.neural.networks import FeatureEncoder
 from ambi_rl.neural.priors import Prior, build_prior
 from ambi_rl.neural.quantization import add_noise, quantize
+
+Array = npt.NDArray[Any]
 
 FurtherLoss = Callable[[Tensor, Tensor], Tensor]
 """Of observations, 0…1 [B, k, 84, 84], and quantized latents [B, C, h, w]; a scalar."""
@@ -146,12 +154,57 @@ class RatePolicy(ActorCriticPolicy):
         return values, distribution.log_prob(actions), distribution.entropy()
 
 
+class RateRolloutBuffer(RolloutBuffer):
+    """Moves to learn from, without those whose newest frame must not be learned from.
+
+    Args:
+        arguments: Of `RolloutBuffer`.
+        exclude: Which frames uint8 [N, 84, 84] they are, bool [N].
+        keywords: Likewise.
+
+    Attributes:
+        excluded: How many were left out so far.
+    """
+
+    def __init__(self, *arguments: Any, exclude: Excluded | None = None, **keywords: Any) -> None:
+        self._exclude = exclude
+        self.excluded = 0
+        self._out = np.zeros(0, bool)
+        super().__init__(*arguments, **keywords)
+
+    def compute_returns_and_advantage(self, last_values: Tensor, dones: Array) -> None:
+        """See `RolloutBuffer`; it is called once for each rollout, when it is full."""
+        super().compute_returns_and_advantage(last_values, dones)
+        if self._exclude is None:
+            return
+        newest = self.observations[:, :, -1].swapaxes(0, 1)
+        self._out = self._exclude(newest.reshape(-1, *newest.shape[2:]))
+        self.excluded += int(self._out.sum())
+        if self._out.all():
+            raise UsageError(
+                "every frame of a rollout is one of the test set; take another test_set.seed or more "
+                "agent.n_steps"
+            )
+
+    def _get_samples(
+        self, batch_inds: Array, env: VecNormalize | None = None
+    ) -> RolloutBufferSamples:
+        if self._out.any():
+            # Others take their places, so that no batch is small or empty.
+            out = self._out[batch_inds]
+            # From the stream that the batches themselves are drawn from.
+            others = np.random.choice(np.flatnonzero(~self._out), int(out.sum()))  # noqa: NPY002
+            batch_inds = batch_inds.copy()
+            batch_inds[out] = others
+        return super()._get_samples(batch_inds, env)
+
+
 class RatePPO(PPO):
     """PPO on a `RatePolicy`: after each update the prior is fitted to the latents, and α set anew.
 
     Attributes:
-        next_alpha: Called after every update with the mean bits for each latent dimension in it; returns
-            the α of the next one.
+        next_alpha: Called after every update with the mean bits of a latent dimension, as it is coded, before
+            the prior was fitted to it; returns the α of the next update.
         prior_steps: Gradient steps of the prior for each update.
     """
 
@@ -164,17 +217,21 @@ class RatePPO(PPO):
         """One update, as Stable-Baselines3 does it."""
         self.policy.bits.clear()
         super().train()
-        bits = sum(self.policy.bits) / max(len(self.policy.bits), 1)
-        self.logger.record("rate/bits_per_latent", bits)
+        noisy = sum(self.policy.bits) / max(len(self.policy.bits), 1)
+        latents = self._latents()
+        coded = float(self.policy.prior.bits(torch.round(latents)).mean())
+        self.logger.record("rate/bits_per_latent", coded)
+        self.logger.record("rate/bits_per_latent_with_noise", noisy)
         self.logger.record("rate/alpha", self.policy.alpha)
-        self._fit_prior()
-        if self.next_alpha is not None:
-            self.policy.alpha = self.next_alpha(bits)
-
-    def _fit_prior(self) -> None:
-        seen = self.rollout_buffer.observations.reshape(-1, *self.observation_space.shape)  # type: ignore[misc]
-        some = torch.randperm(len(seen))[: 2 * self.batch_size].numpy()
-        observations = torch.as_tensor(seen[some], device=self.device)
-        with torch.no_grad():
-            latents = self.policy.latent(observations)
         self.policy.prior.fit(latents, steps=self.prior_steps)
+        if self.next_alpha is not None:
+            self.policy.alpha = self.next_alpha(coded)
+
+    @torch.no_grad()
+    def _latents(self) -> Tensor:
+        """Latents of some of the rollout, by the policy as it is now."""
+        seen = self.rollout_buffer.observations
+        seen = seen.reshape(-1, *seen.shape[-3:])
+        count = min(2 * self.batch_size, len(seen))
+        some = np.random.choice(len(seen), count, replace=False)  # noqa: NPY002 - likewise
+        return self.policy.latent(torch.as_tensor(seen[some], device=self.device))

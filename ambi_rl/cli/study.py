@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ambi_rl.cli.train import check_overrides, compose_config
-from ambi_rl.errors import UsageError
+from ambi_rl.errors import ConfigError, UsageError
 from ambi_rl.sweeps.space import CHANGEABLE, StudyConfig, extremes, load_study, study_file
 from ambi_rl.sweeps.study import (
     Place,
@@ -35,6 +35,8 @@ from ambi_rl.sweeps.watch import Watcher
 
 if TYPE_CHECKING:
     import optuna
+
+    from ambi_rl.training.config import TrainConfig
 
 _PREFIX = "study."
 _STOP_SECONDS = 60.0
@@ -89,7 +91,7 @@ def study_command(words: list[str], *, jobs: int, is_worker: bool, threads: int 
     if is_worker:
         _follow_parent()
         study = load_study(place.definition)
-        Worker(place, study, compose_config, console, threads=threads, quiet=True).run()
+        Worker(place, study, _compose_block, console, threads=threads, quiet=True).run()
         return
     study = begin(place, wanted, changes)
     go_on = f"ambi study name={place.folder.name}"
@@ -98,7 +100,7 @@ def study_command(words: list[str], *, jobs: int, is_worker: bool, threads: int 
     console.print(f"study in {place.folder}; to go on with it: {go_on}", highlight=False)
     try:
         if jobs == 1:
-            Worker(place, study, compose_config, console, threads=threads).run()
+            Worker(place, study, _compose_block, console, threads=threads).run()
         else:
             _side_by_side(place, jobs, threads, console)
     except KeyboardInterrupt:
@@ -106,6 +108,23 @@ def study_command(words: list[str], *, jobs: int, is_worker: bool, threads: int 
         raise
     finally:
         _show(place, open_study(place))
+
+
+def _compose_block(overrides: list[str]) -> TrainConfig:
+    """A configuration of the block codec, whose BD-rates trials are judged by.
+
+    Raises:
+        ConfigError: It is of another system, or wrong.
+    """
+    from ambi_rl.training.config import TrainConfig
+
+    config = compose_config(overrides)
+    if not isinstance(config, TrainConfig):
+        raise ConfigError(
+            f"a study compares BD-rates, which the system {config.system} does not have; vary its settings "
+            "with ambi train -m"
+        )
+    return config
 
 
 def _follow_parent() -> None:

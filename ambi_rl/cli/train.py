@@ -16,7 +16,8 @@ from ambi_rl.errors import ConfigError, UsageError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from ambi_rl.training.config import TrainConfig
+    from ambi_rl.training.run_config import RunConfig
+    from ambi_rl.training.run_folder import RunFolder
 
 _PACKAGE = "ambi_rl.conf"
 _CONFIG = "config"
@@ -139,7 +140,7 @@ def check_overrides(overrides: list[str], *, multirun: bool) -> None:
             raise explain(error, known) from error
 
 
-def compose_config(overrides: list[str]) -> TrainConfig:
+def compose_config(overrides: list[str]) -> RunConfig:
     """A checked configuration, without running anything.
 
     Raises:
@@ -192,7 +193,7 @@ def train_command(arguments: list[str]) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from ambi_rl.training.config import register, to_config
-    from ambi_rl.training.run import train
+    from ambi_rl.training.start import train
 
     register()
     failure: list[Exception] = []
@@ -228,19 +229,42 @@ def export_command(run: Path, target: Path) -> None:
     """Export a training run as one codec bundle.
 
     Args:
-        run: The run folder. Its best policy on held-out photographs is taken, the last one if none was
-            evaluated.
+        run: The run folder. Of the block codec its best policy on held-out photographs is taken, the last one
+            if none was evaluated.
         target: The .ambic file to write.
 
     Raises:
         UsageError: The folder is not one of a run, or has no checkpoint.
     """
-    from ambi_rl.training.checkpoint import load_checkpoint
     from ambi_rl.training.run_folder import RunFolder
 
     folder = RunFolder(run)
     if not run.is_dir():
         raise UsageError(f"{run} is not the folder of a run; train first: ambi train")
+    if folder.system() == "features":
+        _export_features(run, target)
+    else:
+        _export_block(folder, target)
+
+
+def _export_features(run: Path, target: Path) -> None:
+    from ambi_rl.neural.bundle import save_bundle as save
+    from ambi_rl.training.feature_export import export_features
+
+    bundle, checkpoint = export_features(run)
+    save(bundle, target)
+    metrics = bundle.manifest["metrics"]
+    played, coded = metrics["play"]["features"], metrics["test"]["bits_per_frame"]
+    typer.echo(
+        f"{target}: bundle {bundle.id}, {checkpoint.progress.steps:,} moves, {coded:.0f} bits a frame, score "
+        f"{played['score']:.1f} on reconstructions"
+    )
+
+
+def _export_block(folder: RunFolder, target: Path) -> None:
+    from ambi_rl.training.checkpoint import load_checkpoint
+
+    run = folder.path
     sources = [folder.best] if folder.best.is_file() else folder.checkpoints
     if not sources:
         raise UsageError(f"{run} has no checkpoint yet; let `ambi train` run for longer")

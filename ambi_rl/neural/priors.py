@@ -116,6 +116,21 @@ class NormalPrior(Prior):
         return 0.5 * torch.erfc(-scaled), 0.5 * torch.erfc(scaled)
 
     @torch.no_grad()
+    def unbounded_bits(self, latents: Tensor) -> Tensor:
+        """`bits` without `LEAST_PROBABILITY`: what latents cost that strayed far from all others.
+
+        Args:
+            latents: Float [B, C, ...], rounded.
+        """
+        scale = torch.exp(-self.log_deviation.double())
+        scale = scale.reshape(-1, *[1] * (latents.ndim - 2))
+        # By symmetry in the lower tail, where logarithms stay exact however far out.
+        far = -latents.double().abs()
+        high = torch.special.log_ndtr((far + 0.5) * scale)
+        low = torch.special.log_ndtr((far - 0.5) * scale)
+        return -(high + torch.log1p(-torch.exp(low - high))) / math.log(2)
+
+    @torch.no_grad()
     def fit(self, latents: Tensor, *, steps: int = 1) -> None:
         """See `Prior`; exact, whatever `steps` is."""
         axes = [0, *range(2, latents.ndim)]

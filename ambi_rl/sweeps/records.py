@@ -72,14 +72,14 @@ class RunRecord:
 
     @property
     def values(self) -> list[float]:
-        """Objectives of the evaluations that have one, in percent."""
+        """Objectives of the evaluations that have one, in percent; only runs of the block codec do."""
         found = [e.get(OBJECTIVE) for e in self.evaluations] or [self.metrics.get(OBJECTIVE)]
         return [float(value) for value in found if value is not None]
 
     @property
     def best(self) -> float | None:
         """Lowest held-out BD-rate in percent."""
-        found = [*self.values, self.metrics.get("objective")]
+        found = [*self.values, None if self.is_features else self.metrics.get("objective")]
         return min((float(value) for value in found if value is not None), default=None)
 
     @property
@@ -101,13 +101,30 @@ class RunRecord:
         return evaluated if found is None else float(found)
 
     @property
+    def is_features(self) -> bool:
+        """Whether the feature codec is trained."""
+        return self.config.get("system") == "features"
+
+    @property
     def agent(self) -> str:
         """Name of the algorithm."""
+        if self.is_features:
+            return "rate_ppo"
         return str(flatten(self.config).get("agent.algorithm", ""))
 
     @property
     def reward(self) -> str:
-        """Terms of the reward that count, with their weights, and what they are put to."""
+        """Terms of the reward that count, with their weights, and what they are put to.
+
+        Of a feature codec, where the reward is the game's: what the code costs, and the score on it.
+        """
+        if self.is_features:
+            played = (self.metrics.get("play") or {}).get("features")
+            return (
+                ""
+                if not played
+                else "{bits_per_frame:.0f} bits, score {score:.1f}".format(**played)
+            )
         parts = []
         for key, value in flatten({"": self.config.get("reward") or {}}).items():
             name = key.lstrip(".")

@@ -41,8 +41,8 @@ from ambi_rl.sweeps.space import (
 )
 from ambi_rl.training.config import TrainConfig
 from ambi_rl.training.display import Display
-from ambi_rl.training.run import train
 from ambi_rl.training.run_folder import STUDY_FILE, SWEEP_FILE
+from ambi_rl.training.start import train
 from ambi_rl.training.status import (
     Pruned,
     State,

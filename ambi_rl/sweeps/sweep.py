@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hydra.types import HydraContext
     from omegaconf import DictConfig
 
-    from ambi_rl.training.config import TrainConfig
+    from ambi_rl.training.run_config import RunConfig
 
 _LAUNCHERS = {
     "basic": None,
@@ -61,7 +61,7 @@ class Action(enum.StrEnum):
     BUSY = "runs in another process"
 
 
-def action_for(folder: Path, config: TrainConfig) -> Action:
+def action_for(folder: Path, config: RunConfig) -> Action:
     """What is to be done for a configuration whose run belongs in a folder.
 
     Raises:
@@ -138,7 +138,7 @@ class SweepRun:
 
         from ambi_rl.training.config import register, to_config
         from ambi_rl.training.display import Display
-        from ambi_rl.training.run import train
+        from ambi_rl.training.start import train
         from ambi_rl.training.status import one_line
 
         register()

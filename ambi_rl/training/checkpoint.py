@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -120,19 +121,91 @@ def _progress(stored: dict[str, Any]) -> Progress:
     return Progress(**{key: value for key, value in stored.items() if key in known})
 
 
+def _read(path: Path) -> dict[str, Any]:
+    # Torch itself does not look at the checksums that it writes.
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"{damaged} in it is damaged")
+    content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    return content
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Make one line of whatever goes wrong while a checkpoint is read."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise AmbiError(f"there is no checkpoint {path}; train first") from None
+    except Exception as error:
+        # Torch raises many kinds for a damaged file; all mean the same to the user.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise AmbiError(f"checkpoint {path} cannot be read: {reason}") from error
+
+
+@dataclass(frozen=True)
+class FeatureCheckpoint:
+    """A loaded checkpoint of a feature codec.
+
+    Attributes:
+        policy: State of the policy, its prior included.
+        optimizer: State of its optimizer.
+        decoder: State of the decoder.
+        tables: Arrays of the entropy coder's tables, by name; empty before the run's end.
+        config: The run's configuration.
+        progress: How far the run was.
+    """
+
+    policy: dict[str, Any]
+    optimizer: dict[str, Any]
+    decoder: dict[str, Any]
+    tables: dict[str, Any]
+    config: dict[str, Any]
+    progress: Progress
+
+
+def save_feature_checkpoint(path: Path, checkpoint: FeatureCheckpoint) -> None:
+    """Write a checkpoint, all of it or nothing."""
+    content = {
+        "policy": checkpoint.policy,
+        "optimizer": checkpoint.optimizer,
+        "decoder": checkpoint.decoder,
+        "tables": _convert(checkpoint.tables, np.ndarray, torch.from_numpy),
+        "config": json.dumps(checkpoint.config),
+        "progress": json.dumps(asdict(checkpoint.progress)),
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_file(path, buffer.getvalue(), durable=True)
+
+
+def load_feature_checkpoint(path: Path) -> FeatureCheckpoint:
+    """Read a checkpoint of a feature codec.
+
+    Raises:
+        AmbiError: It is missing or damaged.
+    """
+    with _explained(path):
+        content = _read(path)
+        return FeatureCheckpoint(
+            content["policy"],
+            content["optimizer"],
+            content["decoder"],
+            _convert(content["tables"], torch.Tensor, torch.Tensor.numpy),
+            json.loads(content["config"]),
+            _progress(json.loads(content["progress"])),
+        )
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
         AmbiError: It is missing or damaged.
     """
-    try:
-        # Torch itself does not look at the checksums that it writes.
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"{damaged} in it is damaged")
-        content = torch.load(path, weights_only=True, map_location="cpu")
+    with _explained(path):
+        content = _read(path)
         entropy, exported, restoration = (
             {name: tensor.numpy() for name, tensor in content[kind].items()}
             for kind in ("entropy", "exported", "restoration")
@@ -144,10 +217,3 @@ def load_checkpoint(path: Path) -> Checkpoint:
             _progress(json.loads(content["progress"])),
             _convert(content.get("trajectory"), torch.Tensor, torch.Tensor.numpy),
         )
-    except FileNotFoundError:
-        raise AmbiError(f"there is no checkpoint {path}; train first") from None
-    except Exception as error:
-        # Torch raises many kinds for a damaged file; all mean the same to the user.
-        raise AmbiError(
-            f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}"
-        ) from error

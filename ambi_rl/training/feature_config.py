@@ -93,6 +93,7 @@ class FeatureAgentConfig:
     entropy_coefficient: float = MISSING
     value_coefficient: float = MISSING
     max_grad_norm: float = MISSING
+    threads: int = MISSING
 
 
 @dataclass
@@ -118,7 +119,7 @@ class TestSetConfig:
     frames: int = MISSING
     seed: int = MISSING
     folder: str = MISSING
-    policies: dict[str, float] = MISSING
+    policies: dict[str, float] | None = MISSING
 
 
 @dataclass
@@ -181,6 +182,7 @@ FEATURE_RULES: dict[str, Rule] = {
     "agent.entropy_coefficient": AtLeast(0),
     "agent.value_coefficient": AtLeast(0),
     "agent.max_grad_norm": Above(0),
+    "agent.threads": AtLeast(1),
     "decoder.training": OneOf(DECODER_TRAININGS),
     "decoder.joint_weight": Above(0),
     "decoder.width": Within(1, 256),

@@ -13,6 +13,7 @@ from ambi_rl.errors import ConfigError
 
 
 def meant(word: str, candidates: Iterable[str]) -> str:
+    """What a word that does not exist was perhaps meant to be, for the end of a message; or nothing."""
     close = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -48,7 +45,8 @@ from ambi_rl.training.display import Display
 from ambi_rl.training.evaluation import BD_RATES, HeldOut, best_evaluation, measure_baselines
 from ambi_rl.training.finite import FiniteGuard
 from ambi_rl.training.run_folder import RunFolder, write_json
-from ambi_rl.training.status import Pruned, Tracker
+from ambi_rl.training.status import EvaluationHook, Pruned, Tracker
+from ambi_rl.training.stopping import Stopping
 from ambi_rl.training.trajectory import capture, put_back
 
 _ENTROPY_PATCH = 128
@@ -57,9 +55,6 @@ _OFFSET_SMOOTHING = 0.2
 """Share of the offsets that a teacher does not use, after imitation for a structural reward."""
 _RANDOM_STEPS = 30
 """Steps of random actions that observations are normalised from, without imitation."""
-
-EvaluationHook = Callable[[int, dict[str, float]], None]
-"""Called with the node decisions so far and the BD-rates in percent."""
 
 
 class Run:
@@ -99,7 +94,7 @@ class Run:
         self.guard = FiniteGuard(folder.path, folder.last)
         self._saved = self.progress.steps
         """Decisions at the newest checkpoint."""
-        self._stopping = False
+        self.stopping = Stopping(display)
         self._told = 0
         """Photographs that cannot be used, of those that were named."""
         self._seconds_before = self.progress.seconds
@@ -485,7 +480,7 @@ class Run:
             self.guard,
             self.recent,
         )
-        with self._stopping_between_updates():
+        with self.stopping.between_updates():
             self.agent.learn(
                 config.total_steps - start,
                 callback=callback,
@@ -493,28 +488,8 @@ class Run:
                 reset_num_timesteps=False,
             )
 
-    @contextmanager
-    def _stopping_between_updates(self) -> Iterator[None]:
-        """Let the first interruption wait for the end of the update, where a checkpoint is exact."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def ask(number: int, frame: Any) -> None:
-            signal.signal(signal.SIGINT, before)
-            self._stopping = True
-            self.display.line("stopping after this update; interrupt again to stop at once")
-
-        before = signal.signal(signal.SIGINT, ask)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
     def _stop_if_asked(self, steps: int) -> None:
-        if self._stopping:
-            self.checkpoint(steps)
-            raise KeyboardInterrupt
+        self.stopping.stop_if_asked(lambda: self.checkpoint(steps))
 
     def finish(self) -> dict[str, Any]:
         """Last refit, evaluation and checkpoint; what the run reached."""
@@ -552,53 +527,14 @@ def _data_settings(data: DataConfig) -> DataSettings:
     return DataSettings(**same, qualities=(data.min_quality, data.max_quality))
 
 
-def train(
-    config: TrainConfig,
-    *,
-    folder: Path | None = None,
-    overrides: Sequence[str] = (),
-    display: Display | None = None,
-    on_evaluation: EvaluationHook | None = None,
-) -> dict[str, Any]:
-    """Train as configured.
-
-    Args:
-        config: Validated, see `ambi_rl.training.config.to_config`.
-        folder: The run folder; `config.runs`/`config.name` if None.
-        overrides: What the configuration was composed from, kept for `resume`.
-        display: For progress; standard error if None.
-        on_evaluation: Called with the node decisions and the BD-rates after every held-out evaluation;
-            may raise `Pruned` to end the run.
-
-    Returns:
-        What `metrics.json` holds; its `objective` is the best BD-rate against `fixed` on held-out
-        photographs in percent, lower is better.
-
-    Raises:
-        ConfigError: The run exists already, or there is nothing to resume, or data is not usable.
-        UsageError: Another process trains in the folder.
-        NotFiniteError: A reward, observation, loss or weight is nan or infinite.
-        Pruned: As the hook raised it, between two updates.
-        KeyboardInterrupt: When the update in progress was done and a checkpoint saved; a second one at once.
-    """
-    display = display or Display()
-    resume = config.resume is not None
-    place = RunFolder(folder or Path(config.runs) / config.name)
-    place.prepare(config, overrides, resume=resume)
-    with Tracker(place.path, config.total_steps) as tracker:
-        metrics = _train(config, place, display, tracker, on_evaluation)
-    display.line(f"the run is in {place.path}; export it: ambi export {place.path} -o my.ambic")
-    return metrics
-
-
-def _train(
+def train_block(
     config: TrainConfig,
     place: RunFolder,
     display: Display,
     tracker: Tracker,
     on_evaluation: EvaluationHook | None,
 ) -> dict[str, Any]:
-    """Train in a prepared folder."""
+    """Train in a prepared folder; see `ambi_rl.training.start.train`."""
     Distribution.set_default_validate_args(False)
     # The networks are so small that torch's threads only wait for each other: imitation was ten times
     # slower with two of them on a busy machine. The compiled environment has its own.

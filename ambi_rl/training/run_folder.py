@@ -13,14 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from ambi_rl.codec.files import write_file
 from ambi_rl.errors import ConfigError
 from ambi_rl.training.status import ensure_idle
 
 if TYPE_CHECKING:
-    from ambi_rl.training.config import TrainConfig
+    from ambi_rl.training.run_config import RunConfig
 
 _PACKAGES = (
     "ambi-rl",
@@ -106,6 +108,14 @@ class RunFolder:
         self.evaluations = path / "evaluations.json"
         self.tensorboard = path / "tensorboard"
 
+    def system(self) -> str:
+        """What the run trains, by the names of conf/system; runs of older versions have the block codec."""
+        try:
+            config = OmegaConf.load(self.config)
+        except (OSError, YAMLError, OmegaConfBaseException):
+            return "block"
+        return str(config.get("system", "block")) if isinstance(config, DictConfig) else "block"
+
     def never_began(self) -> bool:
         """Whether a run ended before it had anything to keep, so that nothing is lost by a new start."""
         kept = (*self.checkpoints, self.best, self.metrics)
@@ -129,7 +139,7 @@ class RunFolder:
         for path in sorted(self.path.glob("step-*.pt"), reverse=True)[max(keep - 1, 0) :]:
             path.unlink()
 
-    def prepare(self, config: TrainConfig, overrides: Sequence[str], *, resume: bool) -> None:
+    def prepare(self, config: RunConfig, overrides: Sequence[str], *, resume: bool) -> None:
         """Make the folder, or check that there is a run to go on with, and note how it was started.
 
         Raises:

@@ -27,6 +27,10 @@ LOST_SECONDS = 120.0
 """A run whose status was not renewed for so long is dead, whatever has its process number now."""
 
 
+EvaluationHook = Callable[[int, dict[str, float]], None]
+"""Called with the decisions so far and what an evaluation found, by name."""
+
+
 class Pruned(Exception):  # noqa: N818 - an outcome, not an error
     """Raised by a hook on evaluations: the run is not worth going on with. A checkpoint is saved first."""
 

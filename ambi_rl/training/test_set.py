@@ -1,8 +1,8 @@
 """Frames to test on, made before anything is trained, and the means to keep them out of training.
 
 An agent trains on what it happens to see, so that no division of a data set keeps test frames from it. They
-are generated in advance instead, with seeds and players of their own, and every training frame that equals one
-of them is left out and counted. Frames are told apart by a hash of the newest frame of an observation.
+are generated in advance instead, with seeds and players of their own, and every training frame that equals
+one of them is left out and counted. Frames are told apart by a hash of an observation's newest frame.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.vec_env import VecEnv
 
-from ambi_rl.codec.files import read_file, write_file
+from ambi_rl.codec.files import check_target, read_file, write_file
 from ambi_rl.envs.atari import ImageEnvSettings, game_of, make_vec_env
 from ambi_rl.envs.players import BREAKOUT_PLAYERS, PLAYERS, make_player
 from ambi_rl.errors import AmbiError, ConfigError, CorruptFileError, UsageError
 
 MAX_FRAMES = 100_000
 GAP = 16
-"""Mean steps of an environment from one frame that is taken to the next; gaps are 1…2·GAP-1, equally likely."""
+"""Mean steps of an environment from one frame that is taken to the next; 1…2·GAP-1 are equally likely."""
 
 _VERSION = 1
 _DIGEST = 16
 """Bytes of a frame's hash."""
-_ENVS = 8
-"""Environments that play at the same time, whatever the settings say, so that all runs get the same frames."""
+_ENVS = 4
+"""Environments that play side by side, whatever the settings say, so that all runs get the same frames."""
 _PATIENCE = 40
 """Times the usual number of steps that are played until enough different frames have been seen."""
 _SHARES_TOLERANCE = 1e-6
@@ -127,7 +127,7 @@ class TestSet:
 
     def _fingerprint(self, frames: Frames) -> npt.NDArray[np.uint64]:
         """A quick hash, uint64 [N]: a random linear combination of the frame's words."""
-        pixels = frames.reshape(len(frames), -1)
+        pixels = frames.reshape(len(frames), math.prod(frames.shape[1:]))
         surplus = -pixels.shape[1] % 8
         if surplus:
             pixels = np.pad(pixels, ((0, 0), (0, surplus)))
@@ -162,8 +162,8 @@ def make_test_set(
 ) -> TestSet:
     """Let players play whole games and keep frames of them, far from each other and all different.
 
-    The same arguments give the same test set. Its environments are seeded from `seed` in another way than those
-    that train, so that even equal numbers do not play the same games.
+    The same arguments give the same test set. Its environments are seeded from `seed` in another way than
+    those that train, so that even equal numbers do not play the same games.
 
     Args:
         settings: Of the environments; what is for training only, and their number, has no effect.
@@ -255,6 +255,8 @@ def shared_test_set(
         found = load_test_set(path)
         _compare(path, found.facts.get("request", {}), request)
         return found
+    if path is not None:
+        check_target(path)
     made = make_test_set(settings, frames=frames, seed=seed, policies=policies, gap=gap)
     if path is not None:
         made.save(path)

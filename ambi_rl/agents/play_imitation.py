@@ -1,0 +1,96 @@
+"""Imitation of a player: a `RatePolicy` begins as what somebody who needs no learning did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from ambi_rl.agents.rate_ppo import RatePolicy
+from ambi_rl.envs.players import Play
+
+
+@dataclass(frozen=True)
+class ImitationResult:
+    """How well the policy imitates, on the last tenth of the play, which it was not trained with.
+
+    Attributes:
+        accuracy: Share of moves that are the player's.
+        value_correlation: Correlation of the value function with the returns.
+        excluded: Moves left out because their frame is one of the test set.
+    """
+
+    accuracy: float
+    value_correlation: float
+    excluded: int
+
+
+def imitate(
+    policy: RatePolicy,
+    play: Play,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    report: Callable[[float], None] = lambda fraction: None,
+) -> ImitationResult:
+    """Fit policy and value function to a player's moves, and the prior to the latents.
+
+    Args:
+        policy: To be trained.
+        play: In order of time.
+        epochs: Passes over it.
+        batch_size: Moves in a gradient step.
+        learning_rate: Of Adam at the start; it falls to zero along a cosine.
+        seed: Of the order of moves.
+        report: Called with the fraction done.
+    """
+    count = max(len(play.actions) * 9 // 10, 1)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
+    per_epoch = -(-count // batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * per_epoch)
+    policy.set_training_mode(True)
+    for epoch in range(epochs):
+        order = torch.randperm(count, generator=generator)
+        for number, start in enumerate(range(0, count, batch_size)):
+            rows = order[start : start + batch_size].numpy()
+            loss = _loss(policy, play, rows)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            report((epoch + number / per_epoch) / epochs)
+    policy.set_training_mode(False)
+    return _checked(policy, play, count, batch_size)
+
+
+def _loss(policy: RatePolicy, play: Play, rows: object) -> torch.Tensor:
+    observations = torch.as_tensor(play.observations[rows], device=policy.device)
+    actions = torch.as_tensor(play.actions[rows], device=policy.device)
+    returns = torch.as_tensor(play.returns[rows], device=policy.device)
+    values, log_probability, _ = policy.evaluate_actions(observations, actions)
+    return -log_probability.mean() + 0.5 * functional.mse_loss(values.flatten(), returns)
+
+
+@torch.no_grad()
+def _checked(policy: RatePolicy, play: Play, first: int, batch_size: int) -> ImitationResult:
+    same, values = [], []
+    for start in range(first, len(play.actions), batch_size):
+        some = torch.as_tensor(play.observations[start : start + batch_size], device=policy.device)
+        chosen = policy.get_distribution(some).mode()
+        expected = torch.as_tensor(play.actions[start : start + batch_size], device=policy.device)
+        same.append((chosen == expected).float())
+        values.append(policy.predict_values(some).flatten())
+        policy.prior.fit(policy.latent(some), steps=20)
+    if not same:
+        return ImitationResult(0.0, 0.0, play.excluded)
+    pair = torch.stack([torch.cat(values).cpu(), torch.as_tensor(play.returns[first:])])
+    return ImitationResult(
+        accuracy=float(torch.cat(same).mean()),
+        value_correlation=float(torch.corrcoef(pair)[0, 1]),
+        excluded=play.excluded,
+    )

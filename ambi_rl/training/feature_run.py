@@ -1,0 +1,530 @@
+"""A training run of the feature codec: test frames, agent, decoder, prior, and what the code is worth."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from omegaconf import OmegaConf
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Image, configure
+from stable_baselines3.common.vec_env import VecEnv
+
+from ambi_rl.agents.algorithms import linear_schedule
+from ambi_rl.agents.play_imitation import imitate
+from ambi_rl.agents.rate_control import build_control
+from ambi_rl.agents.rate_ppo import LatentFeatures, RatePolicy, RatePPO, RateRolloutBuffer
+from ambi_rl.envs.atari import ImageEnvSettings, game_of, make_vec_env
+from ambi_rl.envs.breakout import ScriptedPlayer
+from ambi_rl.envs.players import collect_play
+from ambi_rl.errors import ConfigError, UsageError
+from ambi_rl.neural.frame_training import DecoderTrainer, FrameLoss, begin_background, joint_loss
+from ambi_rl.neural.networks import FRAME_SIDE, FrameDecoder
+from ambi_rl.training.callback import RECENT, Every
+from ambi_rl.training.checkpoint import (
+    FeatureCheckpoint,
+    Progress,
+    load_feature_checkpoint,
+    save_feature_checkpoint,
+)
+from ambi_rl.training.display import Display, TrainingBar
+from ambi_rl.training.feature_config import FeatureConfig, GameConfig
+from ambi_rl.training.feature_evaluation import FeatureEvaluation
+from ambi_rl.training.finite import FiniteGuard
+from ambi_rl.training.memory import keep_freed_memory
+from ambi_rl.training.run_folder import RunFolder, write_json
+from ambi_rl.training.status import EvaluationHook, Pruned, Tracker
+from ambi_rl.training.stopping import Stopping
+
+_EVERY = 4
+"""Moves between frames that the decoder is trained with: more variety for the same memory."""
+_NOISE = 0.1
+"""Share of random moves while they are played, which leads to places where the agent would not go."""
+_BACKGROUND_FRAMES = 512
+_REFRESH_SECONDS = 0.5
+
+
+def env_settings(game: GameConfig) -> ImageEnvSettings:
+    """The environment of a configuration."""
+    values = {item.name: getattr(game, item.name) for item in fields(game)}
+    if game.preprocessing == "image":
+        # They are of games only, and refused if they are not left alone.
+        for name in ("frame_skip", "noop_max", "episodic_life"):
+            del values[name]
+    return ImageEnvSettings(**values)
+
+
+def build_agent(config: FeatureConfig, env: VecEnv, exclude: Any = None) -> RatePPO:
+    """The agent of a configuration, untrained."""
+    agent = config.agent
+    model = RatePPO(
+        RatePolicy,
+        env,
+        learning_rate=linear_schedule(agent.learning_rate, agent.final_learning_rate),
+        n_steps=agent.n_steps,
+        batch_size=min(agent.batch_size, agent.n_steps * config.env.num_envs),
+        n_epochs=agent.n_epochs,
+        clip_range=agent.clip_range,
+        target_kl=agent.target_kl,
+        gamma=agent.gamma,
+        gae_lambda=agent.gae_lambda,
+        ent_coef=agent.entropy_coefficient,
+        vf_coef=agent.value_coefficient,
+        max_grad_norm=agent.max_grad_norm,
+        rollout_buffer_class=RateRolloutBuffer,
+        rollout_buffer_kwargs={"exclude": exclude},
+        policy_kwargs={
+            "features_extractor_class": LatentFeatures,
+            "features_extractor_kwargs": {
+                "width": agent.width,
+                "layer": config.latent.layer,
+                "channels": config.latent.channels,
+                "features": agent.features,
+                "quantization": config.latent.quantization,
+            },
+            "net_arch": [],
+            "prior": config.prior.kind,
+        },
+        seed=config.seed,
+    )
+    model.prior_steps = config.prior.steps
+    return model
+
+
+class FeatureRun:
+    """A training run in progress.
+
+    Args:
+        config: Validated.
+        folder: The run folder, prepared.
+        display: For progress.
+        resume: Whether to go on from the folder's last checkpoint. Games begin anew then.
+        on_evaluation: Called with the moves and the result after every evaluation.
+    """
+
+    def __init__(
+        self,
+        config: FeatureConfig,
+        folder: RunFolder,
+        display: Display,
+        *,
+        resume: bool,
+        on_evaluation: EvaluationHook | None = None,
+    ) -> None:
+        self.config, self.folder, self.display = config, folder, display
+        self._on_evaluation = on_evaluation
+        self._started = time.monotonic()
+        self.progress = Progress()
+        restored = self._newest_checkpoint() if resume else None
+        if restored is not None:
+            self.progress = restored.progress
+        self._saved = self.progress.steps
+        self._seconds_before = self.progress.seconds
+        self.settings = env_settings(config.env)
+        self.stopping = Stopping(display)
+        self.guard = FiniteGuard(folder.path, folder.last)
+        self.tables: dict[str, Any] = {}
+        self.evaluation = FeatureEvaluation(config, self.settings, display)
+        self.env = make_vec_env(self.settings, seed=self._seed(), training=True)
+        self._check_space()
+        self.agent = build_agent(config, self.env, self.evaluation.test_set.contains)
+        self.agent.set_logger(configure(str(folder.tensorboard), ["tensorboard"]))
+        policy = self.agent.policy
+        self.decoder = FrameDecoder(policy.encoder.latent_shape, config.decoder.width)
+        self.decoder.to(self.agent.device)
+        self.loss = FrameLoss(config.decoder.pixel, config.decoder.motion, config.decoder.latent)
+        if config.decoder.training == "joint":
+            # Not part of the policy: its gradients are not clipped with the agent's.
+            policy.optimizer.add_param_group({"params": list(self.decoder.parameters())})
+        self.control = build_control(
+            config.rate.schedule,
+            alpha=config.rate.alpha,
+            target_bits=config.rate.target_bits,
+            latents=math.prod(policy.encoder.latent_shape),
+            speed=config.rate.speed,
+            ratio=config.rate.ratio,
+        )
+        self.episodes: deque[dict[str, Any]] = deque(maxlen=RECENT)
+        if restored is not None:
+            self._restore(restored)
+
+    def _seed(self) -> int:
+        # Games that begin anew in a run that goes on must not repeat those of its beginning.
+        return self.config.seed * 1_000_003 + self.progress.steps
+
+    def _check_space(self) -> None:
+        shape = self.env.observation_space.shape or ()
+        if shape[1:] != (FRAME_SIDE, FRAME_SIDE):
+            raise ConfigError(f"frames are {shape[1:]}; the networks are made for {FRAME_SIDE}")
+
+    def _newest_checkpoint(self) -> FeatureCheckpoint | None:
+        for path in self.folder.checkpoints:
+            return load_feature_checkpoint(path)
+        self.display.line("there is no checkpoint yet: the run begins anew")
+        return None
+
+    def _restore(self, checkpoint: FeatureCheckpoint) -> None:
+        try:
+            self.agent.policy.load_state_dict(checkpoint.policy)
+            self.agent.policy.optimizer.load_state_dict(checkpoint.optimizer)
+            self.decoder.load_state_dict(checkpoint.decoder)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ConfigError(
+                f"the checkpoint {self.folder.last} is of other networks than the configuration asks for; "
+                "go on with the configuration it was started with"
+            ) from error
+        self.tables = checkpoint.tables
+        self.control.restore(self.progress.extra["control"])
+        self.agent.num_timesteps = self.progress.steps
+
+    def warm_start(self) -> None:
+        """Begin as a scripted player or another run's agent."""
+        agent = self.config.agent
+        if agent.warm_start == "run":
+            self._take_over(Path(str(agent.pretrained)))
+        elif agent.warm_start == "imitation":
+            self._imitate()
+
+    def _take_over(self, run: Path) -> None:
+        source = load_feature_checkpoint(RunFolder(run).last)
+        try:
+            state = source.policy
+            if source.config["prior"]["kind"] != self.config.prior.kind:
+                # Priors are fitted anew as training goes on.
+                state = {k: v for k, v in state.items() if not k.startswith("prior.")}
+                state |= {f"prior.{k}": v for k, v in self.agent.policy.prior.state_dict().items()}
+            self.agent.policy.load_state_dict(state)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"the agent of {run} has other networks than this configuration asks for; take over its "
+                "latent and agent groups"
+            ) from error
+
+    def _imitate(self) -> None:
+        if game_of(self.config.env.id) != "breakout":
+            raise ConfigError(
+                f"agent.warm_start=imitation has a scripted player for Breakout only, not for "
+                f"{self.config.env.id}; take agent.warm_start=none"
+            )
+        imitation = self.config.agent.imitation
+        with self.display.phase(f"scripted player: {imitation.steps:,} moves"):
+            player = ScriptedPlayer(self.env, noise=_NOISE, seed=self.config.seed)
+            play = collect_play(
+                self.env,
+                player,
+                imitation.steps,
+                gamma=self.config.agent.gamma,
+                exclude=self.evaluation.test_set.contains,
+            )
+        with self.display.phase("imitation") as report:
+            result = imitate(
+                self.agent.policy,
+                play,
+                epochs=imitation.epochs,
+                batch_size=imitation.batch_size,
+                learning_rate=imitation.learning_rate,
+                seed=self.config.seed,
+                report=report,
+            )
+        self.progress.imitation = asdict(result)
+        self.display.line(
+            f"imitation, on moves not trained with: {result.accuracy:.1%} as the player, value correlation "
+            f"{result.value_correlation:.2f}; {result.excluded} moves left out for the test set"
+        )
+
+    def learn(self) -> None:
+        """Train the agent until the configured number of moves."""
+        config, start = self.config, self.progress.steps
+        policy = self.agent.policy
+        if config.decoder.training == "joint":
+            policy.further_loss = joint_loss(
+                policy.encoder, self.decoder, self.loss, config.decoder.joint_weight
+            )
+        if not self.progress.warm_started:
+            if config.decoder.training == "joint":
+                self._begin_decoder()
+            self.warm_start()
+            self.guard.check_update(self.agent)
+            self.progress.warm_started = True
+            self.checkpoint(0)
+        policy.alpha = self.control.alpha
+        self.agent.next_alpha = self._next_alpha
+        if config.total_steps <= start:
+            return
+        callback = FeatureCallback(self, self.display.training(config.total_steps, start), start)
+        with self.stopping.between_updates():
+            self.agent.learn(
+                config.total_steps - start,
+                callback=callback,
+                log_interval=1,
+                reset_num_timesteps=False,
+            )
+
+    def _begin_decoder(self) -> None:
+        """Frames of an untrained agent say what the background is."""
+        frames, _ = collect_frames(
+            self.agent, self.env, _BACKGROUND_FRAMES, self.evaluation.test_set.contains, seed=0
+        )
+        begin_background(self.decoder, frames)
+
+    def _next_alpha(self, bits: float) -> float:
+        return self.control.update(bits, self.mean_score())
+
+    def mean_score(self) -> float:
+        """Mean score of the latest games; nan if none has ended."""
+        return float(np.mean([e["r"] for e in self.episodes])) if self.episodes else math.nan
+
+    def evaluate(self, steps: int) -> None:
+        """Score the agent on what it sees itself, and log it."""
+        score = self.evaluation.score(self.agent)
+        found = {
+            "steps": float(steps),
+            "score": score.mean,
+            "score_error": score.standard_error,
+            "objective": -score.mean,
+        }
+        self.progress.evaluations.append(found)
+        write_json(self.folder.evaluations, {"evaluations": self.progress.evaluations})
+        for key, value in found.items():
+            self.agent.logger.record(f"held_out/{key}", value)
+        self.agent.logger.dump(steps)
+        self.display.line(f"{steps:,} moves: score {score.mean:.1f} ± {score.standard_error:.1f}")
+        if self._on_evaluation is not None:
+            self._on_evaluation(steps, found)
+
+    def checkpoint(self, steps: int) -> None:
+        """Save what is needed to go on, or to export."""
+        if steps != self._saved:
+            self.folder.make_room(self._saved, self.config.checkpoint_keep)
+        self.progress.steps = int(self.agent.num_timesteps)
+        self.progress.seconds = self._seconds_before + time.monotonic() - self._started
+        self.progress.extra |= {
+            "control": self.control.state(),
+            "excluded": self._excluded(),
+        }
+        plain = OmegaConf.to_container(OmegaConf.structured(self.config), resolve=True)
+        checkpoint = FeatureCheckpoint(
+            self.agent.policy.state_dict(),
+            self.agent.policy.optimizer.state_dict(),
+            self.decoder.state_dict(),
+            self.tables,
+            cast(dict[str, Any], plain),
+            self.progress,
+        )
+        save_feature_checkpoint(self.folder.last, checkpoint)
+        self._saved = steps
+
+    def _excluded(self) -> int:
+        """Moves left out of the agent's training because their frame is one of the test set."""
+        buffer = cast(RateRolloutBuffer, self.agent.rollout_buffer)
+        before = int(self.progress.extra.get("excluded", 0))
+        count, buffer.excluded = before + buffer.excluded, 0
+        return count
+
+    def fit_decoder(self) -> npt.NDArray[np.uint8]:
+        """Train the decoder on the agent's play; returns the stacks it was trained with."""
+        config = self.config.decoder
+        with self.display.phase(f"playing {config.frames:,} frames for the decoder") as report:
+            frames, excluded = collect_frames(
+                self.agent,
+                self.env,
+                config.frames,
+                self.evaluation.test_set.contains,
+                seed=self.config.seed,
+                report=report,
+            )
+        self.progress.extra["excluded_for_decoder"] = excluded
+        encoder = self.agent.policy.encoder
+        if config.training == "after":
+            begin_background(self.decoder, frames)
+        trainer = DecoderTrainer(
+            encoder,
+            self.decoder,
+            self.loss,
+            frames,
+            steps=config.steps,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            seed=self.config.seed,
+        )
+        with self.display.phase(f"training the decoder, {config.steps:,} steps") as report:
+            loss = trainer.run(report)
+        if not math.isfinite(loss):
+            raise ConfigError("the decoder's loss is not finite; lower decoder.learning_rate")
+        self.progress.extra["decoder_loss"] = loss
+        return frames
+
+    def finish(self) -> dict[str, Any]:
+        """Decoder, prior, evaluation and checkpoint; what the run reached."""
+        if self.progress.finished:
+            known: dict[str, Any] = self.progress.extra["metrics"]
+            return known
+        self.checkpoint(int(self.agent.num_timesteps))
+        self.agent.policy.set_training_mode(False)
+        frames = self.fit_decoder()
+        found, tables = self.evaluation.measure(self.agent, self.decoder, frames)
+        self.tables = tables.tensors()
+        picture = self.evaluation.picture(self.agent.policy, self.decoder)
+        self.agent.logger.record("held_out/original_and_reconstruction", Image(picture, "HW"))
+        self.agent.logger.dump(int(self.agent.num_timesteps))
+        metrics = found | {
+            "steps": int(self.agent.num_timesteps),
+            "objective": -found["play"]["features"]["score"],
+            "alpha": self.agent.policy.alpha,
+            "imitation": self.progress.imitation,
+            "seconds": round(self._seconds_before + time.monotonic() - self._started, 1),
+        }
+        metrics["test_set"] = self.evaluation.test_set.facts | {
+            "excluded_moves_of_the_agent": self._excluded(),
+            "excluded_moves_of_imitation": self.progress.imitation.get("excluded", 0),
+            "excluded_frames_of_the_decoder": self.progress.extra["excluded_for_decoder"],
+        }
+        self.progress.extra["metrics"] = metrics
+        self.progress.finished = True
+        self.checkpoint(int(self.agent.num_timesteps))
+        write_json(self.folder.metrics, metrics)
+        return metrics
+
+
+class FeatureCallback(BaseCallback):
+    """Watches games as they end, and evaluates and saves between updates.
+
+    Args:
+        run: Whose agent it is.
+        bar: Progress on the terminal.
+        start: Moves taken before.
+    """
+
+    def __init__(self, run: FeatureRun, bar: TrainingBar, start: int) -> None:
+        super().__init__()
+        self._run, self._bar = run, bar
+        self._evaluate = Every(run.config.evaluation.every, start)
+        self._checkpoint = Every(run.config.checkpoint_every, start)
+        self._shown = 0.0
+        self._began = (time.monotonic(), start)
+
+    def _on_rollout_start(self) -> None:
+        run = self._run
+        run.guard.check_update(self.model)
+        if self._evaluate.due(self.num_timesteps):
+            run.evaluate(self.num_timesteps)
+        if self._checkpoint.due(self.num_timesteps):
+            run.checkpoint(self.num_timesteps)
+        run.stopping.stop_if_asked(lambda: run.checkpoint(self.num_timesteps))
+
+    def _on_training_end(self) -> None:
+        self._run.guard.check_update(self.model)
+
+    def _on_step(self) -> bool:
+        run = self._run
+        run.guard.check_step(self.model, self.locals)
+        run.episodes.extend(info["episode"] for info in self.locals["infos"] if "episode" in info)
+        now = time.monotonic()
+        if now - self._shown > _REFRESH_SECONDS:
+            self._shown = now
+            speed = (self.num_timesteps - self._began[1]) / max(now - self._began[0], 1e-9)
+            bits = self.logger.name_to_value.get("rate/bits_per_latent", math.nan)
+            note = f"{speed:,.0f}/s  score {run.mean_score():.1f}"
+            if math.isfinite(bits):
+                note += f"  {bits:.2f} bits/latent"
+            self._bar.update(self.num_timesteps, note)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self._run.guard.keep(self.model)
+        if self._run.episodes:
+            self.logger.record("episode/score", self._run.mean_score())
+
+
+def collect_frames(
+    agent: RatePPO,
+    env: VecEnv,
+    count: int,
+    exclude: Any,
+    *,
+    seed: int,
+    report: Any = lambda fraction: None,
+) -> tuple[npt.NDArray[np.uint8], int]:
+    """Stacks that an agent sees while it plays, with some random moves, none with a frame of the test set.
+
+    Args:
+        agent: Plays; its actions are drawn.
+        env: Made for training.
+        count: Stacks to collect.
+        exclude: Which frames uint8 [N, 84, 84] must not be among them, bool [N].
+        seed: Of the random moves.
+        report: Called with the fraction done.
+
+    Returns:
+        uint8 [count, k, 84, 84], and how many were left out.
+
+    Raises:
+        UsageError: Hardly a frame is not one of the test set.
+    """
+    rng = np.random.default_rng(seed)
+    found: list[npt.NDArray[np.uint8]] = []
+    have = left_out = 0
+    seen = cast(npt.NDArray[np.uint8], env.reset())
+    step = 0
+    while have < count:
+        if step % _EVERY == 0:
+            out = exclude(seen[:, -1])
+            found.append(seen[~out])
+            have += int((~out).sum())
+            left_out += int(out.sum())
+            report(min(have / count, 1.0))
+            if left_out > 20 * count:
+                raise UsageError(
+                    "hardly a frame that the agent sees is not one of the test set; take fewer "
+                    "test_set.frames"
+                )
+        actions, _ = agent.predict(seen, deterministic=False)
+        _randomise(actions, env.action_space, rng)
+        seen = cast(npt.NDArray[np.uint8], env.step(actions)[0])
+        step += 1
+    return np.concatenate(found)[:count], left_out
+
+
+def _randomise(actions: Any, space: spaces.Space[Any], rng: np.random.Generator) -> None:
+    for index in np.flatnonzero(rng.random(len(actions)) < _NOISE):
+        actions[index] = space.sample()
+
+
+def train_features(
+    config: FeatureConfig,
+    place: RunFolder,
+    display: Display,
+    tracker: Tracker,
+    on_evaluation: EvaluationHook | None,
+) -> dict[str, Any]:
+    """Train in a prepared folder.
+
+    Raises:
+        Pruned: As the hook raised it, between two updates.
+        KeyboardInterrupt: When the update in progress was done and a checkpoint saved; a second one at once.
+    """
+    keep_freed_memory()
+    torch.set_num_threads(config.agent.threads)
+    resume = config.resume is not None
+    run = FeatureRun(config, place, display, resume=resume, on_evaluation=on_evaluation)
+    tracker.steps = lambda: int(run.agent.num_timesteps)
+    try:
+        with display.running():
+            run.learn()
+            return run.finish()
+    except Pruned:
+        run.checkpoint(int(run.agent.num_timesteps))
+        raise
+    except KeyboardInterrupt:
+        display.line(f"interrupted; go on with: ambi train resume={place.path}")
+        raise
+    finally:
+        run.env.close()
