@@ -2,9 +2,9 @@
 
     python scripts/bench_features.py BUNDLE --test-set runs/breakout-test.npz --out runs/bench-features
 
-Writes results.json, tables.md, moments.png (originals and reconstructions below them), scores.png (score over
-bytes) and play.gif (the agent playing on reconstructions) to the folder. What results.json has already is not
-measured again, so that a run that was stopped goes on where it was.
+Writes results.json (with sample.npy), tables.md, moments.png (originals, reconstructions below them),
+scores.png (score over bytes) and play.gif (the agent playing on reconstructions) to the folder. What
+results.json has already is not measured again, so that a run that was stopped goes on where it was.
 
 Settings of the formats are chosen on frames of the agent's own play that are not in the test set.
 """
@@ -12,8 +12,9 @@ Settings of the formats are chosen on frames of the agent's own play that are no
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,6 +48,7 @@ from ambi_rl.bench.feature_table import (
 )
 from ambi_rl.bench.figures import write_figure
 from ambi_rl.bench.frame_codecs import (
+    FORMATS,
     Choice,
     CodedFrames,
     Count,
@@ -57,7 +59,6 @@ from ambi_rl.bench.frame_codecs import (
     MeanFrame,
     OriginalFrames,
     PictureFrames,
-    all_formats,
     at_bytes,
     make_codec,
     measure_grid,
@@ -75,6 +76,7 @@ SAMPLE_STEPS = 1500
 SAMPLE_ENVS = 8
 SAMPLE_SEED = 500_000
 """Added to the seed for the play of the sample, so that it is none of the games that are scored."""
+SAMPLE_FILE = "sample.npy"
 MOMENTS = 4
 ANIMATED_STEPS = 300
 
@@ -194,16 +196,26 @@ class Comparison:
         return make_vec_env(settings, seed=self.options.seed, training=False)
 
     def sample(self) -> Frames:
-        """Frames of the agent's own play, none of them in the test set, uint8 [N, 84, 84]."""
+        """Frames of the agent's own play, none of them in the test set, uint8 [N, 84, 84]; kept in a file."""
+        path = self.results.path.with_name(SAMPLE_FILE)
+        if self._sample is None and path.exists():
+            self._sample = np.load(io.BytesIO(read_file(path)), allow_pickle=False)
         if self._sample is None:
-            recorder = Recorder(OriginalFrames("sample"))
-            self.play(recorder, SAMPLE_ENVS, SAMPLE_STEPS, SAMPLE_SEED)
-            frames = np.unique(np.concatenate(recorder.originals), axis=0)
-            frames = frames[~self.test_set.contains(frames)]
-            count = min(self.options.sample, len(frames))
-            rng = np.random.default_rng(self.options.seed)
-            self._sample = frames[np.sort(rng.choice(len(frames), count, replace=False))]
+            self._sample = self._take_sample()
+            buffer = io.BytesIO()
+            np.save(buffer, self._sample)
+            write_file(path, buffer.getvalue())
         return self._sample
+
+    def _take_sample(self) -> Frames:
+        recorder = Recorder(OriginalFrames("sample"))
+        self.play(recorder, SAMPLE_ENVS, min(SAMPLE_STEPS, self.options.max_steps), SAMPLE_SEED)
+        frames = np.unique(np.concatenate(recorder.originals), axis=0)
+        frames = frames[~self.test_set.contains(frames)]
+        count = min(self.options.sample, len(frames))
+        rng = np.random.default_rng(self.options.seed)
+        taken: Frames = frames[np.sort(rng.choice(len(frames), count, replace=False))]
+        return taken
 
     def play(self, codec: FrameCodec, games: int, max_steps: int, offset: int = 0) -> TaskScore:
         """Scores of games on a codec's frames."""
@@ -318,8 +330,10 @@ class Outcome:
     codecs: list[FrameCodec]
 
 
-def compare(comparison: Comparison, multiples: list[float]) -> Outcome:
-    """Measure the features and all formats."""
+def compare(
+    comparison: Comparison, formats: Sequence[FrameFormat], multiples: Sequence[float]
+) -> Outcome:
+    """Measure the features and formats."""
     features = comparison.features
     row = comparison.row("features", features, "latents", streams=True)
     original = comparison.score("original", OriginalFrames())
@@ -328,7 +342,7 @@ def compare(comparison: Comparison, multiples: list[float]) -> Outcome:
         [row], [row], {"features": [score]}, {"features": [row]}, original, [features]
     )
     _add_mean_frame(comparison, outcome)
-    for form in all_formats():
+    for form in formats:
         seen: set[str] = set()
         scores, rows = [], []
         for multiple in multiples:
@@ -422,7 +436,7 @@ def draw(comparison: Comparison, outcome: Outcome, folder: Path) -> None:
     figure = score_figure(outcome.original, outcome.curves)
     write_figure(figure, folder / "scores.png", "score against bytes a frame")
     recorder = Recorder(comparison.features)
-    comparison.play(recorder, 1, ANIMATED_STEPS)
+    comparison.play(recorder, 1, min(ANIMATED_STEPS, comparison.options.max_steps))
     originals, decoded = np.concatenate(recorder.originals), np.concatenate(recorder.decoded)
     write_file(folder / "play.gif", animation(originals, decoded))
 
@@ -449,9 +463,16 @@ def main(
         typer.Option(min=1, help="Bytes of the peers, as multiples of the features'; repeatable."),
     ] = None,
     deterministic: Annotated[bool, typer.Option(help="Take the likeliest action.")] = False,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help=f"{', '.join(FORMATS)}; repeatable, all if left out."),
+    ] = None,
 ) -> None:
     """Compare a feature codec with picture formats."""
     console = Console(stderr=True)
+    chosen = formats or list(FORMATS)
+    if unknown := [name for name in chosen if name not in FORMATS]:
+        raise UsageError(f"there is no format {unknown[0]!r}; give some of {', '.join(FORMATS)}")
     bundle = find_bundle_file(agent)
     loaded = load_agent(bundle)
     tests = _test_set(test_set, env, frames, seed, loaded.bundle.manifest["encoder"]["frames"])
@@ -463,11 +484,13 @@ def main(
     }
     out.mkdir(parents=True, exist_ok=True)
     results = Results.open(out / "results.json", request, describe(loaded.bundle))
-    ensure_compiled("encode", console.print)
+    if "ambi" in chosen:
+        ensure_compiled("encode", console.print)
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         comparison = Comparison(loaded, tests, options, results, bar)
-        outcome = compare(comparison, sorted({1.0, *(multiple or (2, 4, 8))}))
+        made = [FORMATS[name]() for name in chosen]
+        outcome = compare(comparison, made, sorted({1.0, *(multiple or (2, 4, 8))}))
         text = tables(outcome, options, len(tests))
         write_file(out / "tables.md", text.encode())
         draw(comparison, outcome, out)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -232,3 +234,47 @@ def test_figure_has_curves_and_a_line_for_what_has_no_place_on_the_axis() -> Non
     jpeg = next(c for c in axes.containers if c.get_label() == "JPEG")
     assert jpeg[0].get_xdata().tolist() == [40, 90]
     assert jpeg[0].get_ydata().tolist() == [1, 2]
+
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "bench_features.py"
+
+
+def bench(bundle: Path, out: Path, *more: object) -> subprocess.CompletedProcess[str]:
+    sizes = {"frames": 6, "episodes": 2, "max-steps": 12, "sample": 6, "multiple": 2}
+    small = [word for name, size in sizes.items() for word in (f"--{name}", size)]
+    command = [sys.executable, SCRIPT, bundle, "--out", out, "--format", "jpeg", *small, *more]
+    return subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, timeout=240
+    )
+
+
+def test_script_writes_tables_and_pictures_and_goes_on_where_it_was(
+    folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ale_py")
+    pytest.importorskip("cv2")
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "out"
+    done = bench(folder, out)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in out.iterdir()} == {
+        *("results.json", "sample.npy", "tables.md", "moments.png", "scores.png", "play.gif")
+    }
+    results = json.loads((out / "results.json").read_text())
+    assert {"original", "features", "mean frame"} < set(results["scores"])
+    assert all(len(score["scores"]) == 2 for score in results["scores"].values())
+    text = (out / "tables.md").read_text()
+    assert text in done.stdout
+    for name in ("features", "mean frame", "JPEG"):
+        assert f"| {name} |" in text
+
+    # What is known is not measured again, and what it was measured with may not change.
+    results["scores"]["features"]["scores"] = [77.0, 77.0]
+    (out / "results.json").write_text(json.dumps(results))
+    again = bench(folder, out)
+    assert again.returncode == 0, again.stderr
+    assert "77.0 [77.0, 77.0]" in again.stdout
+    other = bench(folder, out, "--seed", 3)
+    assert other.returncode == 2
+    assert other.stderr.count("\n") == 1
+    assert "seed = 1000, not 3" in other.stderr

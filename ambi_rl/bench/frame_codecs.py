@@ -254,9 +254,13 @@ def block_format(effort: int = 5) -> BlockFormat:
     return BlockFormat("ambi blocks", tuple({"quality": q, "effort": effort} for q in qualities))
 
 
-def all_formats() -> tuple[FrameFormat, ...]:
-    """The formats that the features are compared with."""
-    return jpeg_format(), webp_format(), avif_format(), block_format()
+FORMATS: Mapping[str, Callable[[], FrameFormat]] = {
+    "jpeg": jpeg_format,
+    "webp": webp_format,
+    "avif": avif_format,
+    "ambi": block_format,
+}
+"""The formats that the features are compared with, by short names."""
 
 
 @dataclass(frozen=True)
