@@ -73,7 +73,7 @@ from ambi_rl.training.test_set import TestSet, default_policies, load_test_set, 
 
 SAMPLE_STEPS = 1500
 """Of the play that sample frames are taken from, at most."""
-SAMPLE_ENVS = 8
+SAMPLE_ENVS = 4
 SAMPLE_SEED = 500_000
 """Added to the seed for the play of the sample, so that it is none of the games that are scored."""
 SAMPLE_FILE = "sample.npy"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,7 @@ from ambi_rl.neural.bundle import feature_bundle, save_bundle
 from ambi_rl.neural.networks import FeatureEncoder, FrameDecoder
 from ambi_rl.neural.priors import build_prior
 from ambi_rl.neural.tables import tables_from_prior
+from ambi_rl.training.test_set import TestSet, frame_hashes
 
 SIDE = 84
 GREEN, RED = (64, 220, 96), (255, 72, 72)
@@ -239,23 +241,26 @@ def test_figure_has_curves_and_a_line_for_what_has_no_place_on_the_axis() -> Non
 SCRIPT = Path(__file__).parent.parent / "scripts" / "bench_features.py"
 
 
-def bench(bundle: Path, out: Path, *more: object) -> subprocess.CompletedProcess[str]:
-    sizes = {"frames": 6, "episodes": 2, "max-steps": 12, "sample": 6, "multiple": 2}
+def bench(bundle: Path, tests: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    sizes = {"episodes": 2, "max-steps": 12, "sample": 6, "multiple": 2}
     small = [word for name, size in sizes.items() for word in (f"--{name}", size)]
-    command = [sys.executable, SCRIPT, bundle, "--out", out, "--format", "jpeg", *small, *more]
+    files = ["--test-set", tests, "--out", out]
+    command = [sys.executable, SCRIPT, bundle, *files, "--format", "jpeg", *small]
     return subprocess.run(
         list(map(str, command)), capture_output=True, text=True, check=False, timeout=240
     )
 
 
 def test_script_writes_tables_and_pictures_and_goes_on_where_it_was(
-    folder: Path, tmp_path: Path
+    folder: Path, frames: Frames, tmp_path: Path
 ) -> None:
     pytest.importorskip("ale_py")
     pytest.importorskip("cv2")
     pytest.importorskip("matplotlib")
-    out = tmp_path / "out"
-    done = bench(folder, out)
+    out, tests = tmp_path / "out", tmp_path / "tests.npz"
+    stacks = stacks_of(frames)
+    TestSet(stacks, frame_hashes(frames), ["drawn"] * len(frames), {}).save(tests)
+    done = bench(folder, tests, out)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in out.iterdir()} == {
         *("results.json", "sample.npy", "tables.md", "moments.png", "scores.png", "play.gif")
@@ -271,10 +276,12 @@ def test_script_writes_tables_and_pictures_and_goes_on_where_it_was(
     # What is known is not measured again, and what it was measured with may not change.
     results["scores"]["features"]["scores"] = [77.0, 77.0]
     (out / "results.json").write_text(json.dumps(results))
-    again = bench(folder, out)
+    again = bench(folder, tests, out)
     assert again.returncode == 0, again.stderr
     assert "77.0 [77.0, 77.0]" in again.stdout
-    other = bench(folder, out, "--seed", 3)
-    assert other.returncode == 2
-    assert other.stderr.count("\n") == 1
-    assert "seed = 1000, not 3" in other.stderr
+    open_results = runpy.run_path(str(SCRIPT))["Results"].open
+    with pytest.raises(UsageError, match="seed = 1000, not 3"):
+        open_results(out / "results.json", {**results["request"], "seed": 3}, {})
+    (out / "results.json").write_text("{}")
+    with pytest.raises(UsageError, match="remove it"):
+        open_results(out / "results.json", results["request"], {})
