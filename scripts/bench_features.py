@@ -406,9 +406,9 @@ def tables(outcome: Outcome, options: Options, rows_of: int) -> str:
 
 
 def curve_table(outcome: Outcome) -> str:
-    """Scores of all settings; those beside the features' are differences in games that begin alike."""
+    """Scores of all settings, and differences from the original frames' in games that begin alike."""
     lines = [
-        "| codec | setting | bare bytes in play | whole file in play | score | less than on originals |",
+        "| codec | setting | bare bytes in play | whole file in play | score | difference from originals |",
         "|---|---|--:|--:|--:|--:|",
         f"| original | – | {outcome.original.bare:.0f} | {outcome.original.whole:.0f} | "
         f"{score_cell(outcome.original)} | – |",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GAP, _LABEL = 8, 190
+_LABEL_LETTERS = 22
+"""That fit into a line of a label."""
 _FOUND, _LOST = (64, 220, 96), (255, 72, 72)
 _BRICK_ROWS = slice(22, 38)
 """Rows of a frame of Breakout where bricks are."""
@@ -74,9 +77,9 @@ def contact_sheet(rows: Sequence[SheetRow], *, scale: int = 4, mark_balls: bool 
     truth = find_all(rows[0].frames)[0] if mark_balls else None
     for index, row in enumerate(rows):
         top = _GAP + index * step_y
-        draw.multiline_text(
-            (_GAP, top + 4), "\n".join(row.label), "black", ImageFont.load_default(15)
-        )
+        lines = [part for line in row.label for part in textwrap.wrap(line, _LABEL_LETTERS)]
+        font = ImageFont.load_default(15)
+        draw.multiline_text((_GAP, top + 4), "\n".join(lines), "black", font)
         balls = find_all(row.frames)[0] if mark_balls else None
         for column, frame in enumerate(row.frames):
             left = _LABEL + column * step_x
