@@ -1,4 +1,4 @@
-"""Tables of docs/extremely-lossy.md from runs of the feature codec: rate, score and reconstruction by setting.
+"""Tables of docs/extremely-lossy.md from runs of the feature codec: rate, score and errors by setting.
 
     python scripts/feature_tables.py runs/alpha --by rate.alpha
     python scripts/feature_tables.py runs/decoders --by decoder.pixel --by decoder.motion --by decoder.latent
