@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +84,10 @@ class FeatureEvaluation:
         )
         coder = coder or OriginalFrames()
         try:
-            with self._display.phase(f"{wanted.episodes} games on {coder.name} frames") as report:
+            with (
+                self._display.phase(f"{wanted.episodes} games on {coder.name} frames") as report,
+                _own_randomness(),
+            ):
                 return play(
                     agent,
                     env,
@@ -179,6 +185,18 @@ class FeatureEvaluation:
         some = self.test_set.observations[:: max(len(self.test_set) // _PICTURES, 1)][:_PICTURES]
         rows = [some[:, -1], coder.reconstruct(coder.latents(some))]
         return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Put the random numbers of training back at the end: it draws the same however often it is evaluated."""
+    python, numpy_ = random.getstate(), np.random.get_state()  # noqa: NPY002 - Stable-Baselines3's
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy_)  # noqa: NPY002
 
 
 class NetworkCoder:
