@@ -271,6 +271,7 @@ def test_moves_keep_their_own_returns_where_others_are_left_out() -> None:
     agent = make_agent(exclude=lambda frames: frames[:, 5, 5] > 100)
     collect(agent)
     buffer = agent.rollout_buffer
+
     def parts(stack: Any, action: Any, gain: Any) -> tuple[bytes, float, float]:
         return np.asarray(stack).astype(np.uint8).tobytes(), action.item(), gain.item()
 

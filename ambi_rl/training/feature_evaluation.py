@@ -42,7 +42,7 @@ _PICTURES = 8
 def test_set_path(config: FeatureConfig, settings: ImageEnvSettings) -> Path:
     """Where the test set of a configuration is kept; another one has another name."""
     request = asdict(settings) | {"frames": config.test_set.frames, "seed": config.test_set.seed}
-    request["policies"] = config.test_set.policies
+    request["policies"] = config.test_set.policies or None
     for name in ("num_envs", "episodic_life", "clip_reward"):
         del request[name]
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8]

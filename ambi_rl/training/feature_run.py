@@ -50,6 +50,8 @@ _EVERY = 4
 _NOISE = 0.1
 """Share of random moves while they are played, which leads to places where the agent would not go."""
 _BACKGROUND_FRAMES = 512
+_CURVE_POINTS = 40
+"""Of the decoder's loss in TensorBoard."""
 _REFRESH_SECONDS = 0.5
 
 
@@ -383,10 +385,19 @@ class FeatureRun:
         )
         with self.display.phase(f"training the decoder, {config.steps:,} steps") as report:
             loss = trainer.run(report)
+        self._draw_losses(trainer.losses)
         if not math.isfinite(loss):
             raise ConfigError("the decoder's loss is not finite; lower decoder.learning_rate")
         self.progress.extra["decoder_loss"] = loss
         return frames
+
+    def _draw_losses(self, losses: list[float]) -> None:
+        """Means of the decoder's losses over pieces of its training, by its gradient steps."""
+        length = -(-len(losses) // _CURVE_POINTS)
+        for start in range(0, len(losses), length):
+            piece = losses[start : start + length]
+            self.agent.logger.record("decoder/loss", float(np.mean(piece)))
+            self.agent.logger.dump(start + len(piece))
 
     def finish(self) -> dict[str, Any]:
         """Decoder, prior, evaluation and checkpoint; what the run reached."""
