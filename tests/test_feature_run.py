@@ -87,7 +87,8 @@ class Blocks(gymnasium.Env[npt.NDArray[np.uint8], Any]):
 
 @pytest.fixture(autouse=True)
 def blocks() -> Iterator[None]:
-    gymnasium.register(GAME, entry_point=Blocks)
+    kind: Any = Blocks
+    gymnasium.register(GAME, entry_point=kind)
     yield
     del gymnasium.registry[GAME]
 
@@ -227,14 +228,12 @@ def test_metrics_say_everything(short: Path) -> None:
     assert metrics["test"]["objects"]["frames"] == 200
     kept_out = metrics["test_set"]
     assert kept_out["request"]["frames"] == 200
-    counts = ("agent", "imitation", "decoder")
     names = [
         "excluded_moves_of_the_agent",
         "excluded_moves_of_imitation",
         "excluded_frames_of_the_decoder",
     ]
-    # The first frames of games are in every test set, so that some are always met.
-    assert len(counts) == len([n for n in names if kept_out[n] >= 0])
+    # Games begin with the same few frames, so that some of the test set are always met.
     assert sum(kept_out[name] for name in names) > 0
     assert (short / "config.yaml").is_file()
     progress = last(short).progress

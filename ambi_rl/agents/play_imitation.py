@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional
 
@@ -68,7 +70,7 @@ def imitate(
     return _checked(policy, play, count, batch_size)
 
 
-def _loss(policy: RatePolicy, play: Play, rows: object) -> torch.Tensor:
+def _loss(policy: RatePolicy, play: Play, rows: npt.NDArray[np.int64]) -> torch.Tensor:
     observations = torch.as_tensor(play.observations[rows], device=policy.device)
     actions = torch.as_tensor(play.actions[rows], device=policy.device)
     returns = torch.as_tensor(play.returns[rows], device=policy.device)
