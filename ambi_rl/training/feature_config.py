@@ -67,6 +67,7 @@ class PlayImitationConfig:
     """Part `agent.imitation`: the warm start by a scripted player."""
 
     steps: int = MISSING
+    noise: float = MISSING
     epochs: int = MISSING
     batch_size: int = MISSING
     learning_rate: float = MISSING
@@ -167,6 +168,7 @@ FEATURE_RULES: dict[str, Rule] = {
     "agent.features": Within(1, 4096),
     "agent.warm_start": OneOf(WARM_STARTS),
     "agent.imitation.steps": AtLeast(1),
+    "agent.imitation.noise": Within(0, 1),
     "agent.imitation.epochs": AtLeast(1),
     "agent.imitation.batch_size": AtLeast(2),
     "agent.imitation.learning_rate": Above(0),

@@ -240,12 +240,15 @@ class FeatureRun:
     def _imitate(self) -> None:
         imitation = self.config.agent.imitation
         with self.display.phase(f"scripted player: {imitation.steps:,} moves"):
-            player = ScriptedPlayer(self.env, noise=_NOISE, seed=self.config.seed)
+            # It meets the ball with the middle of its paddle: where it aims cannot be seen, nor imitated.
+            player = ScriptedPlayer(self.env, aim=0.0, seed=self.config.seed)
             play = collect_play(
                 self.env,
                 player,
                 imitation.steps,
                 gamma=self.config.agent.gamma,
+                noise=imitation.noise,
+                seed=self.config.seed,
                 exclude=self.evaluation.test_set.contains,
             )
         with self.display.phase("imitation") as report:
