@@ -14,8 +14,9 @@ from ambi_rl.agents.rate_ppo import RatePolicy
 from ambi_rl.envs.players import Play
 
 _VALUE_WEIGHT = 0.02
-"""Of the squared error of returns, which vary by more than 1: with 0.5 as in PPO they take all of the network's
-attention, and it has learned nothing of the ball after four passes (accuracy 39 % instead of 56 %)."""
+"""Of the squared error of returns, which vary by more than 1: with 0.5 as in PPO they take all of the
+network's attention, and it has learned nothing of the ball after four passes (accuracy 39 % instead of
+56 %)."""
 _MAX_GRADIENT = 5.0
 
 
