@@ -14,12 +14,16 @@ from ambi_rl.cli.train import train_command
 from ambi_rl.errors import ConfigError
 from ambi_rl.rewards import TERMS
 from ambi_rl.training.config import TrainConfig, register, to_config
+from ambi_rl.training.feature_config import FeatureConfig
 
 CONF = Path(ambi_rl.conf.__file__).parent
 GROUPS = {
     group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     for group in ("env", "data", "reward", "agent", "experiment")
 }
+FEATURES = [name for name in GROUPS["experiment"] if name.startswith("breakout")]
+"""Experiments of the feature codec, whose other groups are not those of the block codec."""
+GROUPS["experiment"] = [name for name in GROUPS["experiment"] if name not in FEATURES]
 
 
 @pytest.fixture
@@ -52,6 +56,16 @@ def test_every_choice_composes(choice: tuple[str, str]) -> None:
     if group == "reward":
         known = {"ssim": "ssim", "ms_ssim": "ms_ssim"}
         assert config.metric == known.get(name, "psnr")
+
+
+@pytest.mark.usefixtures("composer")
+@pytest.mark.parametrize("experiment", FEATURES)
+def test_experiments_of_the_feature_codec_compose(experiment: str) -> None:
+    config = to_config(compose("config", [f"experiment={experiment}"]))
+    assert isinstance(config, FeatureConfig)
+    assert config.system == "features"
+    assert config.total_steps > 0
+    assert config.name.replace("-", "_") == experiment
 
 
 @pytest.mark.usefixtures("composer")
@@ -118,9 +132,9 @@ MISTAKES = {
     "agent.learning_rte=1": r"no key 'agent.learning_rte'; did you mean agent.learning_rate\?",
     "seeed=1": r"no key 'seeed'; did you mean seed\?",
     "learning_rate=1": r"no key 'learning_rate'; did you mean agent.learning_rate\?",
-    "+extra=1": "no key 'extra'; .*the configuration has name, runs, seed",
+    "+extra=1": "no key 'extra'; .*the configuration has system, name, runs, seed",
     "agent=pppo": r"agent is 'pppo'; it can be a2c, maskable_ppo, ppo; did you mean ppo\?",
-    "experiment=demmo": r"is 'demmo'; it can be curves, default, demo, rates, tiny; did you mean demo\?",
+    "experiment=demmo": r"is 'demmo'; it can be breakout, .*demo, rates, tiny; did you mean demo\?",
     "seed=many": "seed is 'many'; it must be a whole number",
     "agent.learning_rate=x": "agent.learning_rate is 'x'; it must be a number",
     "agent.learning_rate=0": "agent.learning_rate is 0; it must be over 0",

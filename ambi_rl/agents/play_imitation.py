@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional
 
@@ -13,7 +15,8 @@ from ambi_rl.envs.players import Play
 
 _VALUE_WEIGHT = 0.02
 """Of the squared error of returns, which vary by more than 1: with 0.5 as in PPO they take all of the
-network's attention, and it knows nothing of the ball after four passes (accuracy 39 % instead of 56 %)."""
+network's attention, and it has learned nothing of the ball after four passes (accuracy 39 % instead of
+56 %)."""
 _MAX_GRADIENT = 5.0
 
 
@@ -74,7 +77,7 @@ def imitate(
     return _checked(policy, play, count, batch_size)
 
 
-def _loss(policy: RatePolicy, play: Play, rows: object) -> torch.Tensor:
+def _loss(policy: RatePolicy, play: Play, rows: npt.NDArray[np.int64]) -> torch.Tensor:
     observations = torch.as_tensor(play.observations[rows], device=policy.device)
     actions = torch.as_tensor(play.actions[rows], device=policy.device)
     returns = torch.as_tensor(play.returns[rows], device=policy.device)

@@ -120,7 +120,7 @@ class TestSetConfig:
     frames: int = MISSING
     seed: int = MISSING
     folder: str = MISSING
-    policies: dict[str, float] | None = MISSING
+    policies: dict[str, float] = MISSING
 
 
 @dataclass
