@@ -42,12 +42,16 @@ _PICTURES = 8
 def test_set_path(config: FeatureConfig, settings: ImageEnvSettings) -> Path:
     """Where the test set of a configuration is kept; another one has another name."""
     request = asdict(settings) | {"frames": config.test_set.frames, "seed": config.test_set.seed}
-    request["policies"] = config.test_set.policies or None
+    request["policies"] = _chosen_policies(config) or None
     for name in ("num_envs", "episodic_life", "clip_reward"):
         del request[name]
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8]
     slug = "".join(c if c.isalnum() else "-" for c in settings.id)
     return Path(config.test_set.folder) / f"{slug}-{digest}.npz"
+
+
+def _chosen_policies(config: FeatureConfig) -> dict[str, float]:
+    return {name: share for name, share in config.test_set.policies.items() if share}
 
 
 class FeatureEvaluation:
@@ -73,7 +77,7 @@ class FeatureEvaluation:
                 settings,
                 frames=wanted.frames,
                 seed=wanted.seed,
-                policies=wanted.policies or default_policies(settings),
+                policies=_chosen_policies(config) or default_policies(settings),
             )
 
     def score(self, agent: RatePPO, coder: FrameCodec | None = None) -> TaskScore:
