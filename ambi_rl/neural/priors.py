@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +17,8 @@ from torch.nn import functional
 from ambi_rl.neural.quantization import add_noise
 
 KINDS = ("normal", "factorized")
-LEAST_PROBABILITY = 2.0**-64
-"""No latent costs more than 64 bits: what a stray one would cost as an exception, and finite."""
+_LEAST_STEP = 1e-7
+"""Least step of ln F over a bin: less is rounding, not a distribution."""
 _FIT_RATE = 0.01
 
 
@@ -34,16 +33,21 @@ class Prior(nn.Module):
         super().__init__()
         self.channels = channels
 
-    def cumulative(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """F, the distribution function of each channel, from both ends.
+    def log_cumulative(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithms of F, the distribution function of each channel, from both ends.
 
         Args:
             values: Float [C, N].
 
         Returns:
-            F(values) and 1 − F(values), [C, N], each exact where it is small.
+            ln F(values) and ln (1 − F(values)), [C, N], each exact where it is far below 0.
         """
         raise NotImplementedError
+
+    def cumulative(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """F(values) and 1 − F(values), [C, N], of values [C, N], each exact where it is small."""
+        below, above = self.log_cumulative(values)
+        return below.exp(), above.exp()
 
     def fit(
         self, latents: Tensor, *, steps: int = 1, generator: torch.Generator | None = None
@@ -57,45 +61,45 @@ class Prior(nn.Module):
         """
         raise NotImplementedError
 
-    def probability(self, latents: Tensor) -> Tensor:
-        """F(z + ½) − F(z − ½).
+    def bits(self, latents: Tensor) -> Tensor:
+        """−log₂ (F(z + ½) − F(z − ½)).
+
+        It is computed from logarithms, so that a latent that strayed however far costs what it costs, and is
+        pulled back by a gradient: probabilities vanish beyond some deviations, and with them the gradient.
 
         Args:
             latents: Float [B, C, ...], noisy or rounded.
 
         Returns:
-            Of the same shape, `LEAST_PROBABILITY`…1.
+            Of the same shape, 0 or more.
         """
         flat = latents.transpose(0, 1).reshape(self.channels, -1)
-        below_low, above_low = self.cumulative(flat - 0.5)
-        below_high, above_high = self.cumulative(flat + 0.5)
-        # Differences of the smaller tail, or they would vanish in rounding far from the middle.
-        mass = torch.where(above_high < below_low, above_low - above_high, below_high - below_low)
-        mass = lower_bound(mass, LEAST_PROBABILITY)
+        below_low, above_low = self.log_cumulative(flat - 0.5)
+        below_high, above_high = self.log_cumulative(flat + 0.5)
+        # Differences in the smaller tail, or they would vanish in rounding far from the middle.
+        in_upper = above_high < below_low
+        more = torch.where(in_upper, above_low, below_high)
+        less = torch.where(in_upper, above_high, below_low)
+        nats = -(more + torch.log(-torch.expm1((less - more).clamp_max(-_LEAST_STEP))))
         moved = latents.transpose(0, 1).shape
-        return mass.reshape(moved).transpose(0, 1)
+        return (nats / math.log(2)).reshape(moved).transpose(0, 1)
 
-    def bits(self, latents: Tensor) -> Tensor:
-        """−log₂ of `probability`, of the same shape."""
-        return -torch.log2(self.probability(latents))
-
-
-class _LowerBound(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, values: Tensor, bound: Tensor) -> Tensor:
-        ctx.save_for_backward(values, bound)
-        return torch.maximum(values, bound)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
-        values, bound = ctx.saved_tensors  # type: ignore[attr-defined]
-        return gradient * ((values >= bound) | (gradient < 0)), None
+    def probability(self, latents: Tensor) -> Tensor:
+        """F(z + ½) − F(z − ½), of the same shape."""
+        return torch.exp2(-self.bits(latents))
 
 
-def lower_bound(values: Tensor, bound: float) -> Tensor:
-    """max(values, bound), whose gradient still lets values rise that are below (Ballé et al. 2018, 6.1)."""
-    limit = torch.tensor(bound, dtype=values.dtype, device=values.device)
-    return cast(Tensor, _LowerBound.apply(values, limit))
+def _log_normal_cumulative(values: Tensor) -> Tensor:
+    """Logarithm of the standard Normal's distribution function.
+
+    As torch.special.log_ndtr, whose gradient in single precision is wrong from some thousand deviations on.
+    """
+    scaled = values / math.sqrt(2)
+    # Each branch is clamped to where it is good: the gradient of the one not taken must be finite too.
+    far = (-scaled).clamp_min(-1.0)
+    lower = torch.log(0.5 * torch.special.erfcx(far)) - far.square()
+    upper = torch.log1p(-0.5 * torch.erfc(scaled.clamp_min(-1.0)))
+    return torch.where(values < 0, lower, upper)
 
 
 class NormalPrior(Prior):
@@ -113,25 +117,10 @@ class NormalPrior(Prior):
         # Its maximum likelihood has a closed form, so it is no parameter for an optimizer.
         self.register_buffer("log_deviation", torch.full((channels,), math.log(deviation)))
 
-    def cumulative(self, values: Tensor) -> tuple[Tensor, Tensor]:
+    def log_cumulative(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """See `Prior`."""
-        scaled = values * (torch.exp(-self.log_deviation) / math.sqrt(2))[:, None]
-        return 0.5 * torch.erfc(-scaled), 0.5 * torch.erfc(scaled)
-
-    @torch.no_grad()
-    def unbounded_bits(self, latents: Tensor) -> Tensor:
-        """`bits` without `LEAST_PROBABILITY`: what latents cost that strayed far from all others.
-
-        Args:
-            latents: Float [B, C, ...], rounded.
-        """
-        scale = torch.exp(-self.log_deviation.double())
-        scale = scale.reshape(-1, *[1] * (latents.ndim - 2))
-        # By symmetry in the lower tail, where logarithms stay exact however far out.
-        far = -latents.double().abs()
-        high = torch.special.log_ndtr((far + 0.5) * scale)
-        low = torch.special.log_ndtr((far - 0.5) * scale)
-        return -(high + torch.log1p(-torch.exp(low - high))) / math.log(2)
+        scaled = values * torch.exp(-self.log_deviation)[:, None]
+        return _log_normal_cumulative(scaled), _log_normal_cumulative(-scaled)
 
     @torch.no_grad()
     def fit(
@@ -172,7 +161,7 @@ class FactorizedPrior(Prior):
         self.requires_grad_(False)
         self._optimizer: torch.optim.Optimizer | None = None
 
-    def cumulative(self, values: Tensor) -> tuple[Tensor, Tensor]:
+    def log_cumulative(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """See `Prior`."""
         logits = values[:, None, :]
         last = len(self.matrices) - 1
@@ -181,7 +170,7 @@ class FactorizedPrior(Prior):
             if index < last:
                 logits = logits + torch.tanh(self.factors[index]) * torch.tanh(logits)
         logits = logits[:, 0]
-        return torch.sigmoid(logits), torch.sigmoid(-logits)
+        return functional.logsigmoid(logits), functional.logsigmoid(-logits)
 
     def fit(
         self, latents: Tensor, *, steps: int = 1, generator: torch.Generator | None = None

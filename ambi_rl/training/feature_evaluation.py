@@ -243,13 +243,8 @@ class NetworkCoder:
 
 def coded_bits(prior: Prior, latents: Latents) -> float:
     """Mean bits of a rounded latent dimension under a prior, however unlikely it is there."""
-    values = torch.as_tensor(latents).float()
     with torch.no_grad():
-        if isinstance(prior, NormalPrior):
-            bits = prior.unbounded_bits(values)
-        else:
-            bits = prior.bits(values)
-    return float(bits.double().mean())
+        return float(prior.bits(torch.as_tensor(latents).float()).double().mean())
 
 
 def entropy(latents: Latents) -> float:
