@@ -108,6 +108,7 @@ class DecoderConfig:
     motion: float = MISSING
     latent: float = MISSING
     frames: int = MISSING
+    scripted: float = MISSING
     steps: int = MISSING
     batch_size: int = MISSING
     learning_rate: float = MISSING
@@ -192,6 +193,7 @@ FEATURE_RULES: dict[str, Rule] = {
     "decoder.motion": AtLeast(0),
     "decoder.latent": AtLeast(0),
     "decoder.frames": AtLeast(2),
+    "decoder.scripted": Within(0, 1),
     "decoder.steps": AtLeast(1),
     "decoder.batch_size": AtLeast(2),
     "decoder.learning_rate": Above(0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
@@ -44,6 +45,8 @@ from ambi_rl.training.memory import keep_freed_memory
 from ambi_rl.training.run_folder import RunFolder, write_json
 from ambi_rl.training.status import EvaluationHook, Pruned, Tracker
 from ambi_rl.training.stopping import Stopping
+
+Frames = npt.NDArray[np.uint8]
 
 _EVERY = 4
 """Moves between frames that the decoder is trained with: more variety for the same memory."""
@@ -187,6 +190,10 @@ class FeatureRun:
 
     def _check_warm_start(self) -> None:
         agent, game = self.config.agent, self.config.env.id
+        if self.config.decoder.scripted and game_of(game) != "breakout":
+            raise ConfigError(
+                f"decoder.scripted has a player for Breakout only, not for {game}; leave it at 0"
+            )
         if agent.warm_start == "imitation" and game_of(game) != "breakout":
             raise ConfigError(
                 f"agent.warm_start=imitation has a scripted player for Breakout only, not for {game}; take "
@@ -301,9 +308,8 @@ class FeatureRun:
 
     def _begin_decoder(self) -> None:
         """Frames of an untrained agent say what the background is."""
-        frames, _ = collect_frames(
-            self.agent, self.env, _BACKGROUND_FRAMES, self.evaluation.test_set.contains, seed=0
-        )
+        frames = np.empty((_BACKGROUND_FRAMES, *self._stack_shape), np.uint8)
+        self._collect(self._act, self.env, frames, lambda fraction: None)
         begin_background(self.decoder, frames)
 
     def _next_alpha(self, bits: float) -> float:
@@ -360,18 +366,35 @@ class FeatureRun:
         count, buffer.excluded = before + buffer.excluded, 0
         return count
 
-    def fit_decoder(self) -> npt.NDArray[np.uint8]:
-        """Train the decoder on the agent's play; returns the stacks it was trained with."""
+    @property
+    def _stack_shape(self) -> tuple[int, ...]:
+        return self.env.observation_space.shape or ()
+
+    def _act(self, seen: Frames) -> Any:
+        return self.agent.predict(seen, deterministic=False)[0]
+
+    def _collect(self, act: Callable[[Frames], Any], env: VecEnv, out: Frames, report: Any) -> int:
+        exclude = self.evaluation.test_set.contains
+        return collect_frames(act, env, out, exclude, seed=self.config.seed, report=report)
+
+    def _collect_scripted(self, out: Frames, report: Any) -> int:
+        """Play of the scripted player, in whole games: it comes to states that the agent does not."""
+        env = make_vec_env(self.settings, seed=self._seed() + 1, training=False)
+        try:
+            player = ScriptedPlayer(env, seed=self.config.seed)
+            return self._collect(lambda seen: player.act(), env, out, report)
+        finally:
+            env.close()
+
+    def fit_decoder(self) -> Frames:
+        """Train the decoder on play of the agent and perhaps others; returns the stacks of it."""
         config = self.config.decoder
+        frames = np.empty((config.frames, *self._stack_shape), np.uint8)
+        scripted = round(config.scripted * config.frames)
         with self.display.phase(f"playing {config.frames:,} frames for the decoder") as report:
-            frames, excluded = collect_frames(
-                self.agent,
-                self.env,
-                config.frames,
-                self.evaluation.test_set.contains,
-                seed=self.config.seed,
-                report=report,
-            )
+            excluded = self._collect(self._act, self.env, frames[scripted:], report)
+            if scripted:
+                excluded += self._collect_scripted(frames[:scripted], report)
         self.progress.extra["excluded_for_decoder"] = excluded
         encoder = self.agent.policy.encoder
         if config.training == "after":
@@ -487,54 +510,51 @@ class FeatureCallback(BaseCallback):
 
 
 def collect_frames(
-    agent: RatePPO,
+    act: Callable[[Frames], Any],
     env: VecEnv,
-    count: int,
+    out: Frames,
     exclude: Excluded,
     *,
     seed: int,
     report: Any = lambda fraction: None,
-) -> tuple[npt.NDArray[np.uint8], int]:
-    """Stacks that an agent sees while it plays, with some random moves, none with a frame of the test set.
+) -> int:
+    """Fill an array with stacks of play, with some random moves, none with a frame of the test set.
 
     Args:
-        agent: Plays; its actions are drawn.
-        env: Made for training.
-        count: Stacks to collect.
+        act: Actions for the environments' observations.
+        env: Games, which are begun.
+        out: uint8 [N, k, 84, 84], to be filled.
         exclude: Which frames uint8 [N, 84, 84] must not be among them, bool [N].
         seed: Of the random moves.
         report: Called with the fraction done.
 
     Returns:
-        uint8 [count, k, 84, 84], and how many were left out.
+        How many stacks were left out.
 
     Raises:
         UsageError: Hardly a frame is not one of the test set.
     """
     rng = np.random.default_rng(seed)
-    # All of the memory at once: a list that is joined at the end would take twice as much.
-    found = np.empty((count, *(env.observation_space.shape or ())), np.uint8)
-    have = left_out = 0
-    seen = cast(npt.NDArray[np.uint8], env.reset())
-    step = 0
-    while have < count:
+    have = left_out = step = 0
+    seen = cast(Frames, env.reset())
+    while have < len(out):
         if step % _EVERY == 0:
-            out = exclude(seen[:, -1])
-            some = seen[~out][: count - have]
-            found[have : have + len(some)] = some
+            known = exclude(seen[:, -1])
+            some = seen[~known][: len(out) - have]
+            out[have : have + len(some)] = some
             have += len(some)
-            left_out += int(out.sum())
-            report(have / count)
-            if left_out > 20 * count:
+            left_out += int(known.sum())
+            report(have / len(out))
+            if left_out > 20 * len(out):
                 raise UsageError(
-                    "hardly a frame that the agent sees is not one of the test set; take fewer "
+                    "hardly a frame that is played is not one of the test set; take fewer "
                     "test_set.frames"
                 )
-        actions, _ = agent.predict(seen, deterministic=False)
+        actions = act(seen)
         _randomise(actions, env.action_space, rng)
-        seen = cast(npt.NDArray[np.uint8], env.step(actions)[0])
+        seen = cast(Frames, env.step(actions)[0])
         step += 1
-    return found, left_out
+    return left_out
 
 
 def _randomise(actions: Any, space: spaces.Space[Any], rng: np.random.Generator) -> None:
