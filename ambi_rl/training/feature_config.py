@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -119,7 +121,8 @@ class TestSetConfig:
     frames: int = MISSING
     seed: int = MISSING
     folder: str = MISSING
-    policies: dict[str, float] | None = MISSING
+    # dict[str, float] | None; OmegaConf (2.3) would not let an override set what is null.
+    policies: Any = MISSING
 
 
 @dataclass
@@ -143,6 +146,25 @@ class FeatureConfig(RunConfig):
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     test_set: TestSetConfig = field(default_factory=TestSetConfig)
     evaluation: ScoreConfig = field(default_factory=ScoreConfig)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Who plays, each with a share; who there is and that they add up to 1, the test set knows."""
+
+    text: str = "null, or 0…1 by name"
+
+    def check(self, key: str, value: Any) -> None:
+        """See `Rule`."""
+        is_mapping = isinstance(value, Mapping) and len(value) > 0
+        if not is_mapping or not all(_is_share(share) for share in value.values()):
+            raise ConfigError(
+                f"{key} is {value!r}; it must be null or shares by name, like {{random: 0.5, scripted: 0.5}}"
+            )
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 FEATURE_RULES: dict[str, Rule] = {
@@ -195,6 +217,7 @@ FEATURE_RULES: dict[str, Rule] = {
     "decoder.learning_rate": Above(0),
     "test_set.frames": AtLeast(1),
     "test_set.seed": AtLeast(0),
+    "test_set.policies": Shares(),
     "evaluation.every": AtLeast(0),
     "evaluation.episodes": AtLeast(1),
     "evaluation.max_steps": AtLeast(1),
