@@ -45,6 +45,7 @@ __all__ = [
     "FRAME_SIZE",
     "PREPROCESSINGS",
     "ImageEnvSettings",
+    "check_packages",
     "game_of",
     "make_vec_env",
     "preprocess_frame",
@@ -149,8 +150,7 @@ def make_vec_env(settings: ImageEnvSettings, *, seed: int, training: bool) -> Ve
         ConfigError: There is no such environment, it cannot be made, or it does not fit the preprocessing.
         UsageError: A package is missing that it needs.
     """
-    import_opencv()
-    _register_games(required=settings.preprocessing == "atari")
+    check_packages(settings)
     make = _make_game if settings.preprocessing == "atari" else _make_image
     makers: list[Callable[[], gymnasium.Env[Any, Any]]] = [
         partial(make, settings, training) for _ in range(settings.num_envs)
@@ -161,6 +161,16 @@ def make_vec_env(settings: ImageEnvSettings, *, seed: int, training: bool) -> Ve
     if settings.frame_stack > 1:
         env = VecFrameStack(env, settings.frame_stack, channels_order="last")
     return VecTransposeImage(env)
+
+
+def check_packages(settings: ImageEnvSettings) -> None:
+    """Look for what the environments of `settings` need, and make games known to Gymnasium.
+
+    Raises:
+        UsageError: A package is missing.
+    """
+    import_opencv()
+    _register_games(required=settings.preprocessing == "atari")
 
 
 def game_of(identifier: str) -> str | None:

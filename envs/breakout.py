@@ -191,13 +191,17 @@ class ScriptedPlayer:
     Args:
         env: Environments of Breakout from `ambi_rl.envs.atari.make_vec_env`.
         noise: Probability of a random action in place of its own, 0…1.
+        aim: Share of the paddle that aims are drawn from, 0…1; nearer to its ends the ball may be missed.
+            With 0 it always meets the ball with the middle, so that a frame says what it does.
         seed: Of aims and random actions.
 
     Raises:
         UsageError: The environments are not Breakout's.
     """
 
-    def __init__(self, env: VecEnv, *, noise: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self, env: VecEnv, *, noise: float = 0.0, aim: float = _AIM, seed: int = 0
+    ) -> None:
         try:
             env.env_method("memory")
         except AttributeError:
@@ -206,8 +210,9 @@ class ScriptedPlayer:
             ) from None
         self._env = env
         self._noise = noise
+        self._aim = aim
         self._rng = np.random.default_rng(seed)
-        self._aims = self._rng.uniform(-_AIM / 2, _AIM / 2, env.num_envs)
+        self._aims = self._rng.uniform(-aim / 2, aim / 2, env.num_envs)
         self._rising = np.ones(env.num_envs, bool)
 
     def act(self) -> npt.NDArray[np.int64]:
@@ -223,7 +228,7 @@ class ScriptedPlayer:
         row_speed = state.velocity[0] if state.velocity is not None else 0.0
         rising = row_speed <= 0
         if self._rising[index] and not rising:
-            self._aims[index] = self._rng.uniform(-_AIM / 2, _AIM / 2)
+            self._aims[index] = self._rng.uniform(-self._aim / 2, self._aim / 2)
         self._rising[index] = rising
         target = _landing(state) + self._aims[index] * state.paddle_width
         error = target - (state.paddle_x + _MOMENTUM * state.paddle_velocity)

@@ -108,6 +108,8 @@ def collect_play(
     *,
     gamma: float = 0.99,
     every: int = 1,
+    noise: float = 0.0,
+    seed: int = 0,
     exclude: Excluded | None = None,
 ) -> Play:
     """Let a player play and keep what it saw, did and got, for behaviour cloning.
@@ -123,6 +125,9 @@ def collect_play(
         gamma: Discount of rewards, 0…1 without 1.
         every: Steps of an environment from one sample to the next. More is more variety for the same memory:
             a sample of four 84x84 frames takes 28 kB.
+        noise: Share of random actions that are taken in place of the player's, 0…1, which leads to where it
+            would not come; samples have the player's own.
+        seed: Of the random actions.
         exclude: Says which newest frames must not be used, for example `TestSet.contains`.
 
     Returns:
@@ -143,13 +148,15 @@ def collect_play(
     rewards: list[npt.NDArray[np.float32]] = []
     dones: list[npt.NDArray[np.bool_]] = []
     horizon = 1 + int(np.ceil(np.log(NEGLIGIBLE) / np.log(gamma))) if gamma else 1
+    rng = np.random.default_rng(seed)
     seen = _array(env.reset())
     for step in range((rounds - 1) * every + horizon):
         chosen = player.act()
         if step % every == 0 and step // every < rounds:
             observations[step // every] = seen
             actions[step // every] = chosen
-        following, reward, done, _ = env.step(chosen)
+        taken = np.where(rng.random(env.num_envs) < noise, _random(env, rng), chosen)
+        following, reward, done, _ = env.step(taken)
         seen = _array(following)
         rewards.append(reward)
         dones.append(done)
@@ -168,6 +175,13 @@ def _array(observations: VecEnvObs) -> npt.NDArray[np.uint8]:
     """Observations of a space that is a Box, which Stable-Baselines3's types do not know."""
     assert isinstance(observations, np.ndarray)
     return observations
+
+
+def _random(env: VecEnv, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Random actions of environments with Discrete ones."""
+    assert isinstance(env.action_space, spaces.Discrete)
+    first = int(env.action_space.start)
+    return rng.integers(first, first + int(env.action_space.n), env.num_envs)
 
 
 def discounted_returns(

@@ -174,6 +174,7 @@ class File:
         comments: By dotted key, what stands above it.
         values: By dotted key, as written.
         choices: By group, what its defaults list takes of it.
+        bases: Files of its own group that its defaults list begins with.
     """
 
     name: str
@@ -181,6 +182,7 @@ class File:
     comments: dict[str, str] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     choices: dict[str, str] = field(default_factory=dict)
+    bases: list[str] = field(default_factory=list)
 
 
 def _flat(node: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -232,7 +234,14 @@ def read(path: Path) -> File:
     assert isinstance(values, dict)
     plain = {key: value for key, value in values.items() if key not in ("defaults", "hydra")}
     file.values = _flat(plain)
-    file.choices = _choices(values.get("defaults", []))
+    defaults = values.get("defaults", [])
+    file.choices = _choices(defaults)
+    file.bases = [
+        entry
+        for entry in defaults
+        # Not those that are schemas, and not `_self_`.
+        if isinstance(entry, str) and (path.parent / f"{entry}.yaml").is_file()
+    ]
     return file
 
 
@@ -374,7 +383,8 @@ def _headers(files: list[File], prefix: str, default: str) -> str:
     parts: list[str] = []
     for file in files:
         mark = " (default)" if file.name == default else ""
-        parts.append(f"* **`{prefix}={file.name}`**{mark}: {file.header[0]}")
+        base = "".join(f" All else is as in `{base}`." for base in file.bases)
+        parts.append(f"* **`{prefix}={file.name}`**{mark}: {file.header[0]}{base}")
         rest = [text for text in file.header[1:] if text not in said]
         said.update(rest)
         for is_code, group in groupby(rest, key=lambda text: text.endswith("\n")):
@@ -441,8 +451,10 @@ def group_table(group: str) -> str:
 
 
 def _system_of(experiment: File) -> str:
-    """The system that an experiment chooses."""
-    return experiment.choices.get("system", _default_choice("system"))
+    """The system that an experiment chooses, or one that it goes on from."""
+    bases = [read(CONF / "experiment" / f"{base}.yaml") for base in experiment.bases]
+    chosen = experiment.choices.get("system")
+    return chosen or (_system_of(bases[0]) if bases else _default_choice("system"))
 
 
 def experiment_table(system: str) -> str:

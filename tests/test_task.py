@@ -21,16 +21,16 @@ from ambi_rl.bench.frame_codecs import (
     Frames,
     GridPoint,
     LatentFrames,
+    MeanFrame,
     OriginalFrames,
+    Preparation,
     Template,
     at_bytes,
     avif_format,
-    enlarge,
     jpeg_format,
     make_codec,
     mean_squared_error,
     measure_grid,
-    shrink,
     webp_format,
 )
 from ambi_rl.bench.task import TaskScore, play, score_curve
@@ -206,26 +206,55 @@ if "AVIF" in Image.registered_extensions().values():
     FORMATS.append(avif_format())
 
 
+@pytest.mark.parametrize("difference", [False, True])
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
-def test_bytes_are_those_of_real_files_and_frames_those_in_them(form: FrameFormat) -> None:
+def test_bytes_are_those_of_real_files_and_frames_those_in_them(
+    form: FrameFormat, difference: bool
+) -> None:
     frames = game_frames(6)
     setting = form.settings[-1]
-    point = GridPoint(setting, 2, 0, 0, 0)
+    point = GridPoint(setting, 2, difference, 0, 0, 0)
     codec = make_codec(form, point, frames)
     coded = codec.code(np.repeat(frames[:, None], 4, axis=1))
+    preparation = Preparation(2, MeanFrame.of(frames).frame if difference else None)
     for index, frame in enumerate(frames):
-        data = form.encode(shrink(frame, 2), setting)
+        data = form.encode(preparation.apply(frame), setting)
         assert coded.whole[index] == len(data)
         with Image.open(io.BytesIO(data)) as image:
             assert image.format == form.name.upper()
             assert image.size == (42, 42)
             shown = np.asarray(image.convert("L"))
-        np.testing.assert_array_equal(coded.frames[index], enlarge(shown, SIDE, SIDE))
+        np.testing.assert_array_equal(coded.frames[index], preparation.undo(shown, SIDE, SIDE))
         rest = codec.template.strip(form.payload(data))
         assert rest is not None
         assert coded.bare[index] == len(rest)
         assert codec.template.restore(rest) == form.payload(data)
         assert form.payload(data) in data
+
+
+def test_frames_are_means_of_areas_and_differences_come_back() -> None:
+    frame = np.arange(36, dtype=np.uint8).reshape(6, 6)
+    small = Preparation(3).apply(frame)
+    expected = frame.reshape(2, 3, 2, 3).mean(axis=(1, 3))
+    np.testing.assert_array_equal(small, expected)
+    assert Preparation(3).undo(small, 6, 6).shape == (6, 6)
+
+    background = np.full((6, 6), 100, np.uint8)
+    difference = Preparation(1, background)
+    picture = difference.apply(frame)
+    assert picture[0, 0] == 28
+    np.testing.assert_array_equal(difference.undo(picture, 6, 6), frame)
+    far = np.full((6, 6), 255, np.uint8)
+    np.testing.assert_array_equal(difference.undo(difference.apply(far), 6, 6), far - 28)
+
+
+def test_mean_frame_is_sent_for_nothing() -> None:
+    frames = np.array([10, 20, 33], np.uint8)[:, None, None] + np.zeros((1, SIDE, SIDE), np.uint8)
+    coded = MeanFrame.of(frames).code(frames[:, None])
+    assert (coded.frames == 21).all()
+    assert coded.frames.shape == frames.shape
+    assert not coded.whole.any()
+    assert not coded.bare.any()
 
 
 def test_payloads_of_jpeg_are_files_and_those_of_webp_lack_twenty_bytes() -> None:
@@ -261,7 +290,7 @@ def test_equal_files_have_nothing_left() -> None:
 def test_a_frame_whose_file_is_unlike_the_sample_counts_whole() -> None:
     form = jpeg_format()
     frames = game_frames(6)
-    point = GridPoint({"quality": 30, "optimize": False}, 1, 0, 0, 0)
+    point = GridPoint({"quality": 30, "optimize": False}, 1, False, 0, 0, 0)
     codec = make_codec(form, point, frames)
     files = [form.encode(frame, point.setting) for frame in frames]
     # Tables and headers, over 300 bytes, are the same for every frame; a flat one has less than the sample.
@@ -282,7 +311,7 @@ def grid() -> tuple[Frames, list[GridPoint]]:
     points = measure_grid(
         webp_format(), frames, shrinking=(1, 3, 6), report=lambda *made: calls.append(made)
     )
-    assert calls[-1] == (len(points), len(points)) == (39, 39)
+    assert calls[-1] == (len(points), len(points)) == (78, 78)
     return frames, points
 
 

@@ -21,6 +21,10 @@ class RateControl:
         alpha: At the start, per bit of a latent dimension.
     """
 
+    _changing: tuple[str, ...] = ()
+    """Attributes that updates change. What is configured is not among them: a run may go on with another
+    value of it."""
+
     def __init__(self, alpha: float) -> None:
         self.alpha = alpha
 
@@ -35,11 +39,11 @@ class RateControl:
 
     def state(self) -> dict[str, Any]:
         """What going on needs, for JSON."""
-        return vars(self).copy()
+        return {name: getattr(self, name) for name in self._changing}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        vars(self).update(state)
+        """Go on from what `state` returned; of another schedule's state, from what both have."""
+        vars(self).update({name: state[name] for name in self._changing if name in state})
 
 
 class RatioControl(RateControl):
@@ -53,6 +57,8 @@ class RatioControl(RateControl):
         alpha: At the start.
         ratio: Least share of the mean reward that α·rate is to have.
     """
+
+    _changing = ("alpha", "updates")
 
     def __init__(self, alpha: float, ratio: float) -> None:
         super().__init__(alpha)
@@ -75,6 +81,8 @@ class TargetControl(RateControl):
         target: Bits of a latent dimension.
         speed: Over 0.
     """
+
+    _changing = ("alpha", "log_alpha")
 
     def __init__(self, alpha: float, target: float, speed: float) -> None:
         super().__init__(_limited(alpha))

@@ -98,6 +98,7 @@ class RatePolicy(ActorCriticPolicy):
         alpha: Weight of the rate in the loss, per bit of a latent dimension.
         further_loss: Added to the loss where it is given.
         bits: Bits for each latent dimension of the batches since it was emptied.
+        noise: What the noise of the rate is drawn from.
     """
 
     prior: Prior
@@ -115,7 +116,10 @@ class RatePolicy(ActorCriticPolicy):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # After the optimizer was made: the prior follows the latents by itself (`RatePPO.train`), so that the
         # step size and clipping of the agent, which suit returns, are not imposed on it.
-        self.prior = build_prior(self._prior_kind, self.encoder.latent_shape[0])
+        # It has random numbers of its own: the agent draws the same ones as without a prior.
+        with torch.random.fork_rng(devices=[]):
+            self.prior = build_prior(self._prior_kind, self.encoder.latent_shape[0])
+        self.noise = torch.Generator().manual_seed(torch.initial_seed())
 
     @property
     def encoder(self) -> FeatureEncoder:
@@ -144,7 +148,7 @@ class RatePolicy(ActorCriticPolicy):
         extractor = cast(LatentFeatures, self.features_extractor)
         latent_pi, latent_vf = self.mlp_extractor(extractor.features(latent))
         distribution = self._get_action_dist_from_latent(latent_pi)
-        rate = self.prior.bits(add_noise(latent)).mean()
+        rate = self.prior.bits(add_noise(latent, self.noise)).mean()
         self.bits.append(rate.item())
         loss = self.alpha * rate
         if self.further_loss is not None:
@@ -186,6 +190,12 @@ class RateRolloutBuffer(RolloutBuffer):
                 "agent.n_steps"
             )
 
+    def usable(self) -> npt.NDArray[np.int64]:
+        """Which moves are learned from, counted as in batches: all of an environment, then the next's."""
+        if not len(self._out):
+            return np.arange(self.buffer_size * self.n_envs)
+        return np.flatnonzero(~self._out)
+
     def _get_samples(
         self, batch_inds: Array, env: VecNormalize | None = None
     ) -> RolloutBufferSamples:
@@ -193,7 +203,7 @@ class RateRolloutBuffer(RolloutBuffer):
             # Others take their places, so that no batch is small or empty.
             out = self._out[batch_inds]
             # From the stream that the batches themselves are drawn from.
-            others = np.random.choice(np.flatnonzero(~self._out), int(out.sum()))  # noqa: NPY002
+            others = np.random.choice(self.usable(), int(out.sum()))  # noqa: NPY002
             batch_inds = batch_inds.copy()
             batch_inds[out] = others
         return super()._get_samples(batch_inds, env)
@@ -223,15 +233,16 @@ class RatePPO(PPO):
         self.logger.record("rate/bits_per_latent", coded)
         self.logger.record("rate/bits_per_latent_with_noise", noisy)
         self.logger.record("rate/alpha", self.policy.alpha)
-        self.policy.prior.fit(latents, steps=self.prior_steps)
+        self.policy.prior.fit(latents, steps=self.prior_steps, generator=self.policy.noise)
         if self.next_alpha is not None:
             self.policy.alpha = self.next_alpha(coded)
 
     @torch.no_grad()
     def _latents(self) -> Tensor:
-        """Latents of some of the rollout, by the policy as it is now."""
+        """Latents of some of what the rollout has to learn from, by the policy as it is now."""
+        # As batches were taken of it, environments and steps are one axis already.
         seen = self.rollout_buffer.observations
-        seen = seen.reshape(-1, *seen.shape[-3:])
-        count = min(2 * self.batch_size, len(seen))
-        some = np.random.choice(len(seen), count, replace=False)  # noqa: NPY002 - likewise
-        return self.policy.latent(torch.as_tensor(seen[some], device=self.device))
+        rows = cast(RateRolloutBuffer, self.rollout_buffer).usable()
+        order = torch.randperm(len(rows), generator=self.policy.noise)[: 2 * self.batch_size]
+        some = seen[rows[order.numpy()]]
+        return self.policy.latent(torch.as_tensor(some, device=self.device))

@@ -1,13 +1,16 @@
 """Codecs of single frames that an agent sees, and the setting of each that needs a given number of bytes.
 
-Features of an agent take tens of bytes a frame, less than the header of a JPEG. So that picture formats can
-be compared there at all, they get two favours: frames may be made smaller before they are coded, and what is
-the same in all files of a setting, which a stream would send once, is left out of the second of two counts.
+Features of an agent take tens of bytes a frame, less than the header of a JPEG, and their decoder knows the
+game. So that picture formats can be compared there at all, they get three favours: frames may be made
+smaller before they are coded; a receiver may know the mean frame, so that only what differs from it is coded;
+and what is the same in all files of a setting, which a stream would send once, is left out of the second of
+two counts.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +33,8 @@ Count = Literal["whole", "bare"]
 
 SHRINKING = (1, 1.5, 2, 3, 4, 6, 8, 12)
 """Factors by which the sides of frames are divided before they are coded."""
+_MIDDLE = 128
+"""The gray that stands for no difference."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,29 @@ class OriginalFrames:
         frames = stacks[:, -1]
         sizes = np.full(len(frames), float(frames[0].size if len(frames) else 0))
         return CodedFrames(frames.copy(), sizes, sizes)
+
+
+@dataclass(frozen=True)
+class MeanFrame:
+    """The same frame whatever is there, for no bytes.
+
+    Attributes:
+        frame: uint8 [H, W].
+        name: See `FrameCodec`.
+    """
+
+    frame: Frames
+    name: str = "mean frame"
+
+    @classmethod
+    def of(cls, frames: Frames) -> MeanFrame:
+        """The one of the least squared error for frames uint8 [N, H, W]."""
+        return cls(np.round(frames.mean(axis=0)).astype(np.uint8))
+
+    def code(self, stacks: Frames) -> CodedFrames:
+        """See `FrameCodec`."""
+        sizes = np.zeros(len(stacks))
+        return CodedFrames(np.repeat(self.frame[None], len(stacks), axis=0), sizes, sizes)
 
 
 class LatentCodec(Protocol):
@@ -226,9 +254,13 @@ def block_format(effort: int = 5) -> BlockFormat:
     return BlockFormat("ambi blocks", tuple({"quality": q, "effort": effort} for q in qualities))
 
 
-def all_formats() -> tuple[FrameFormat, ...]:
-    """The formats that the features are compared with."""
-    return jpeg_format(), webp_format(), avif_format(), block_format()
+FORMATS: Mapping[str, Callable[[], FrameFormat]] = {
+    "jpeg": jpeg_format,
+    "webp": webp_format,
+    "avif": avif_format,
+    "ambi": block_format,
+}
+"""The formats that the features are compared with, by short names."""
 
 
 @dataclass(frozen=True)
@@ -283,29 +315,65 @@ class Template:
 
 
 @dataclass(frozen=True)
+class Preparation:
+    """What is done to a frame before it is coded as a picture, and undone after.
+
+    Attributes:
+        shrinking: What the sides are divided by, 1 or more.
+        background: A frame uint8 [H, W] that the receiver knows, of which the difference is coded, from -128
+            to 127; None to code frames themselves.
+    """
+
+    shrinking: float = 1.0
+    background: Frames | None = None
+
+    def apply(self, frame: Frames) -> Frames:
+        """The picture uint8 [h, w] of a frame uint8 [H, W]; each of its pixels is the mean of an area."""
+        if self.background is not None:
+            difference = frame.astype(np.int16) - self.background + _MIDDLE
+            frame = np.clip(difference, 0, 255).astype(np.uint8)
+        height, width = (max(1, round(side / self.shrinking)) for side in frame.shape)
+        return _resized(frame, height, width, Image.Resampling.BOX)
+
+    def undo(self, picture: Frames, height: int, width: int) -> Frames:
+        """The frame of a decoded picture, enlarged bicubically."""
+        frame = _resized(picture, height, width, Image.Resampling.BICUBIC)
+        if self.background is None:
+            return frame
+        sums = frame.astype(np.int16) + self.background - _MIDDLE
+        return np.clip(sums, 0, 255).astype(np.uint8)
+
+
+def _resized(frame: Frames, height: int, width: int, how: Image.Resampling) -> Frames:
+    if frame.shape == (height, width):
+        return frame
+    return np.asarray(Image.fromarray(frame).resize((width, height), how))
+
+
+@dataclass(frozen=True)
 class PictureFrames:
-    """Frames coded one by one in a picture format, made smaller before and larger after.
+    """Frames coded one by one in a picture format.
 
     Attributes:
         format: The format.
         setting: Its options.
-        shrinking: What the sides are divided by, 1 or more.
+        preparation: What is done to frames before.
         template: What the bare count leaves out.
         name: See `FrameCodec`.
     """
 
     format: FrameFormat
     setting: Setting
-    shrinking: float
+    preparation: Preparation
     template: Template
     name: str
 
     def code(self, stacks: Frames) -> CodedFrames:
         """See `FrameCodec`. A frame whose file does not fit the template counts with all of its payload."""
         frames = stacks[:, -1]
-        files = [self.format.encode(shrink(f, self.shrinking), self.setting) for f in frames]
+        files = [self.format.encode(self.preparation.apply(f), self.setting) for f in frames]
         return CodedFrames(
-            _decoded(self.format, files, frames.shape),
+            _decoded(self.format, files, self.preparation, frames.shape),
             np.array([len(data) for data in files], np.float64),
             np.array([self._bare(data) for data in files], np.float64),
         )
@@ -316,25 +384,12 @@ class PictureFrames:
         return len(payload) if rest is None else len(rest)
 
 
-def shrink(frame: Frames, factor: float) -> Frames:
-    """A frame uint8 [H, W] with sides divided by a factor, each pixel the mean of the area it covers."""
-    if factor == 1:
-        return frame
-    height, width = (max(1, round(side / factor)) for side in frame.shape)
-    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BOX))
-
-
-def enlarge(frame: Frames, height: int, width: int) -> Frames:
-    """A picture of the given size, bicubic."""
-    if frame.shape == (height, width):
-        return frame
-    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def _decoded(form: FrameFormat, files: Sequence[bytes], shape: tuple[int, ...]) -> Frames:
+def _decoded(
+    form: FrameFormat, files: Sequence[bytes], preparation: Preparation, shape: tuple[int, ...]
+) -> Frames:
     frames = np.empty(shape, np.uint8)
     for index, data in enumerate(files):
-        frames[index] = enlarge(form.decode(data), *shape[1:])
+        frames[index] = preparation.undo(form.decode(data), *shape[1:])
     return frames
 
 
@@ -345,6 +400,7 @@ class GridPoint:
     Attributes:
         setting: Options of the encoder.
         shrinking: What the frames' sides are divided by.
+        difference: Whether differences from the sample's mean frame are coded.
         whole: Mean bytes of a file.
         bare: Mean bytes without what all files of the sample have in common.
         mse: Mean squared error of a pixel.
@@ -352,6 +408,7 @@ class GridPoint:
 
     setting: Setting
     shrinking: float
+    difference: bool
     whole: float
     bare: float
     mse: float
@@ -381,7 +438,7 @@ def measure_grid(
     shrinking: Sequence[float] = SHRINKING,
     report: Callable[[int, int], None] | None = None,
 ) -> list[GridPoint]:
-    """Try all settings of a format at all sizes on frames.
+    """Try all settings of a format at all sizes, on frames and on differences from their mean.
 
     Args:
         form: The format.
@@ -393,29 +450,34 @@ def measure_grid(
         UsageError: There are fewer than two frames.
     """
     points: list[GridPoint] = []
-    total = len(shrinking) * len(form.settings)
-    for factor in shrinking:
-        small = [shrink(frame, factor) for frame in frames]
+    total = 2 * len(shrinking) * len(form.settings)
+    for difference, factor in itertools.product((False, True), shrinking):
+        preparation = prepare(frames, factor, difference=difference)
         for setting in form.settings:
-            points.append(_measure_point(form, frames, small, setting, factor))
+            whole, bare, error = _measure(form, frames, preparation, setting)
+            points.append(GridPoint(dict(setting), factor, difference, whole, bare, error))
             if report is not None:
                 report(len(points), total)
     return points
 
 
-def _measure_point(
-    form: FrameFormat, frames: Frames, small: Sequence[Frames], setting: Setting, factor: float
-) -> GridPoint:
-    files = [form.encode(frame, setting) for frame in small]
+def prepare(frames: Frames, shrinking: float, *, difference: bool) -> Preparation:
+    """A preparation whose background, if there is to be one, is the mean of frames uint8 [N, H, W]."""
+    return Preparation(shrinking, MeanFrame.of(frames).frame if difference else None)
+
+
+def _measure(
+    form: FrameFormat, frames: Frames, preparation: Preparation, setting: Setting
+) -> tuple[float, float, float]:
+    """Mean whole and bare bytes and mean squared error."""
+    files = [form.encode(preparation.apply(frame), setting) for frame in frames]
     payloads = [form.payload(data) for data in files]
     template = Template.of(payloads)
     common = len(template.head) + len(template.tail)
-    return GridPoint(
-        dict(setting),
-        factor,
+    return (
         float(np.mean([len(data) for data in files])),
         float(np.mean([len(data) for data in payloads])) - common,
-        mean_squared_error(frames, _decoded(form, files, frames.shape)),
+        mean_squared_error(frames, _decoded(form, files, preparation, frames.shape)),
     )
 
 
@@ -442,13 +504,14 @@ def at_bytes(grid: Sequence[GridPoint], target: float, *, count: Count = "bare")
 def make_codec(
     form: FrameFormat, point: GridPoint, frames: Frames, *, name: str | None = None
 ) -> PictureFrames:
-    """The codec of a grid's point, with the template of sample frames uint8 [N, H, W].
+    """The codec of a grid's point, with template and mean of sample frames uint8 [N, H, W].
 
     Raises:
         UsageError: There are fewer than two frames.
     """
-    files = [form.encode(shrink(frame, point.shrinking), point.setting) for frame in frames]
+    preparation = prepare(frames, point.shrinking, difference=point.difference)
+    files = [form.encode(preparation.apply(frame), point.setting) for frame in frames]
     template = Template.of([form.payload(data) for data in files])
     return PictureFrames(
-        form, point.setting, point.shrinking, template, form.name if name is None else name
+        form, point.setting, preparation, template, form.name if name is None else name
     )

@@ -238,7 +238,7 @@ def _bundle_facts(data: bytes, bundle: FeatureBundle) -> dict[str, Any]:
         "symbols": int(bundle.tables.lengths.sum()),
         "tensors": {
             name: [str(tensor.dtype), *tensor.shape]
-            for name, tensor in bundle.named_tensors().items()
+            for name, tensor in sorted(bundle.named_tensors().items())
         },
         "manifest": bundle.manifest,
     }

@@ -106,7 +106,7 @@ def _read_array(path: Path) -> Iterator[Picture]:
         raise UsageError(f"{path} does not exist; check the name") from None
     except OSError as error:
         raise AmbiError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError, SyntaxError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, EOFError, SyntaxError, zipfile.BadZipFile) as error:
         # numpy's messages speak of pickles, which are never loaded here.
         raise CorruptFileError(
             f"{path} is no array that can be read; write it with numpy.save"

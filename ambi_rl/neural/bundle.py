@@ -120,7 +120,8 @@ class FeatureBundle:
         ):
             state = {name: torch.from_numpy(tensor.copy()) for name, tensor in tensors.items()}
             module.load_state_dict(state, assign=True)
-            module.requires_grad_(False).eval()
+        for whole in (networks.encoder, networks.action, networks.decoder):
+            whole.requires_grad_(False).eval()
         return networks
 
 
@@ -258,7 +259,8 @@ def _describe_action(action_net: nn.Module) -> tuple[list[nn.Linear], str]:
     Raises:
         BundleError: It has other parts.
     """
-    parts = [m for m in action_net.modules() if not list(m.children())]
+    # An agent without hidden layers of its own has an empty sequence for them.
+    parts = [m for m in action_net.modules() if not isinstance(m, nn.Sequential)]
     layers = [part for part in parts if isinstance(part, nn.Linear)]
     between = parts[1::2]
     kind = type(between[0]) if between else nn.ReLU
@@ -286,7 +288,8 @@ def feature_bundle(
     Args:
         encoder: Of the agent.
         action_net: From the encoder's features to actions: a linear layer, or several in a sequence with
-            activations between them.
+            activations between them. Of a policy of Stable-Baselines3 it is
+            `nn.Sequential(policy.mlp_extractor.policy_net, policy.action_net)`.
         decoder: Trained on the encoder's latents.
         tables: Of the prior of these latents.
         facts: What else the manifest shall tell, JSON types only: for example training, data, metrics.

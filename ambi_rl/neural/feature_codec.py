@@ -63,7 +63,7 @@ class FeatureCodec:
         """
         out = np.empty((len(stacks), *self.bundle.latent_shape), np.int32)
         for start in range(0, len(stacks), _BATCH):
-            part = torch.from_numpy(np.ascontiguousarray(stacks[start : start + _BATCH]))
+            part = torch.from_numpy(stacks[start : start + _BATCH].copy())
             latent = torch.round(self._networks.encoder.latent(part.float() / 255))
             # Weights may be such that a latent has no integer; no frame shall end in an error for it.
             limited = torch.nan_to_num(latent).clamp(-_LARGEST, _LARGEST)
@@ -82,7 +82,7 @@ class FeatureCodec:
         """
         out = np.empty((len(latents), FRAME_SIDE, FRAME_SIDE), np.uint8)
         for start in range(0, len(latents), _BATCH):
-            part = torch.from_numpy(latents[start : start + _BATCH]).float()
+            part = torch.from_numpy(latents[start : start + _BATCH].copy()).float()
             frames = torch.nan_to_num(self._networks.decoder(part)[:, 0])
             scaled = torch.round(255 * frames.clamp(0, 1)).to(torch.uint8)
             out[start : start + _BATCH] = scaled.numpy()
@@ -98,7 +98,7 @@ class FeatureCodec:
         Returns:
             float32 [N, A], the largest number is the action that the agent prefers.
         """
-        features = self._networks.encoder.features(torch.from_numpy(latents).float())
+        features = self._networks.encoder.features(torch.from_numpy(latents.copy()).float())
         logits: torch.Tensor = self._networks.action(features)
         return logits.numpy()
 

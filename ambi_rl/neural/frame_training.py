@@ -116,7 +116,7 @@ class DecoderTrainer:
         seed: Of the order of stacks.
 
     Attributes:
-        step: Gradient steps done.
+        losses: Of the gradient steps done.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class DecoderTrainer:
         self._rng = np.random.default_rng(seed)
         self._optimizer = torch.optim.Adam(decoder.parameters(), lr=learning_rate)
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, steps)
-        self.step = 0
+        self.losses: list[float] = []
 
     def run(self, report: Callable[[float], None] = lambda fraction: None) -> float:
         """Train to the end.
@@ -145,13 +145,12 @@ class DecoderTrainer:
         Returns:
             The loss of the last hundredth of the steps.
         """
-        losses: list[float] = []
         self._decoder.train()
-        while self.step < self._steps:
-            losses.append(self._one_step())
-            report(self.step / self._steps)
+        while len(self.losses) < self._steps:
+            self.losses.append(self._one_step())
+            report(len(self.losses) / self._steps)
         self._decoder.eval()
-        return float(np.mean(losses[-max(self._steps // 100, 1) :]))
+        return float(np.mean(self.losses[-max(self._steps // 100, 1) :]))
 
     def _one_step(self) -> float:
         rows = self._rng.integers(len(self._frames), size=self._batch_size)
@@ -164,7 +163,6 @@ class DecoderTrainer:
         torch.nn.utils.clip_grad_norm_(self._decoder.parameters(), 1.0)
         self._optimizer.step()
         self._schedule.step()
-        self.step += 1
         return loss.item()
 
 

@@ -45,12 +45,15 @@ class Prior(nn.Module):
         """
         raise NotImplementedError
 
-    def fit(self, latents: Tensor, *, steps: int = 1) -> None:
+    def fit(
+        self, latents: Tensor, *, steps: int = 1, generator: torch.Generator | None = None
+    ) -> None:
         """Fit to latents by maximum likelihood; further calls go on from where the last ended.
 
         Args:
             latents: Float [B, C, h, w], not rounded.
             steps: Gradient steps, for a prior that has no closed form.
+            generator: See `add_noise`, likewise.
         """
         raise NotImplementedError
 
@@ -131,7 +134,9 @@ class NormalPrior(Prior):
         return -(high + torch.log1p(-torch.exp(low - high))) / math.log(2)
 
     @torch.no_grad()
-    def fit(self, latents: Tensor, *, steps: int = 1) -> None:
+    def fit(
+        self, latents: Tensor, *, steps: int = 1, generator: torch.Generator | None = None
+    ) -> None:
         """See `Prior`; exact, whatever `steps` is."""
         axes = [0, *range(2, latents.ndim)]
         # The noise that is added has a variance of 1/12; the mass of a bin takes care of it, so it stays out.
@@ -178,7 +183,9 @@ class FactorizedPrior(Prior):
         logits = logits[:, 0]
         return torch.sigmoid(logits), torch.sigmoid(-logits)
 
-    def fit(self, latents: Tensor, *, steps: int = 1) -> None:
+    def fit(
+        self, latents: Tensor, *, steps: int = 1, generator: torch.Generator | None = None
+    ) -> None:
         """See `Prior`; Adam on the mean bits of latents with fresh noise."""
         if self._optimizer is None:
             self._optimizer = torch.optim.Adam(self.parameters(), lr=_FIT_RATE)
@@ -187,8 +194,10 @@ class FactorizedPrior(Prior):
         with torch.enable_grad():
             for _ in range(steps):
                 self._optimizer.zero_grad()
-                self.bits(add_noise(latents)).mean().backward()
+                self.bits(add_noise(latents, generator)).mean().backward()
                 self._optimizer.step()
+        # Or they would count in the norm that an agent's gradients are clipped to.
+        self._optimizer.zero_grad()
         self.requires_grad_(False)
 
 

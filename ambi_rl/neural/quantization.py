@@ -9,9 +9,17 @@ QUANTIZATIONS = ("round", "noise", "none")
 """What the network after the latent sees while it is trained; see `quantize`."""
 
 
-def add_noise(latent: Tensor) -> Tensor:
-    """Add noise, uniform in ±½, which stands for rounding where a gradient is needed (Ballé et al. 2016)."""
-    return latent + torch.rand_like(latent) - 0.5
+def add_noise(latent: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Add noise, uniform in ±½, which stands for rounding where a gradient is needed (Ballé et al. 2016).
+
+    Args:
+        latent: Float, any shape.
+        generator: Of the CPU, that the noise is drawn from; torch's own if None.
+    """
+    if generator is None:
+        return latent + torch.rand_like(latent) - 0.5
+    noise = torch.rand(latent.shape, generator=generator, dtype=latent.dtype)
+    return latent + noise.to(latent.device) - 0.5
 
 
 def round_latent(latent: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ import torch
 from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.files import write_file
 from ambi_rl.errors import AmbiError
+from ambi_rl.training.display import Display
+from ambi_rl.training.run_folder import RunFolder
 
 
 @dataclass
@@ -163,6 +165,42 @@ class FeatureCheckpoint:
     tables: dict[str, Any]
     config: dict[str, Any]
     progress: Progress
+
+
+Loaded = TypeVar("Loaded", Checkpoint, FeatureCheckpoint)
+
+
+def newest_checkpoint(
+    folder: RunFolder, load: Callable[[Path], Loaded], display: Display, unit: str
+) -> Loaded | None:
+    """The newest checkpoint of a run that is not damaged; None if none was saved yet.
+
+    Args:
+        folder: Of the run, which is going on.
+        load: Reads a checkpoint.
+        display: Is told which was taken.
+        unit: What the run's steps are called there.
+
+    Raises:
+        AmbiError: All of them are damaged.
+    """
+    failure: AmbiError | None = None
+    for path in folder.checkpoints:
+        try:
+            found = load(path)
+        except AmbiError as error:
+            display.line(f"{error}; trying the one before")
+            failure = failure or error
+        else:
+            if failure is not None:
+                display.line(f"going on from {path}, at {found.progress.steps:,} {unit}")
+                # It must not be kept as an older one when the next is saved.
+                folder.last.unlink(missing_ok=True)
+            return found
+    if failure is not None:
+        raise failure
+    display.line("there is no checkpoint yet: the run begins anew")
+    return None
 
 
 def save_feature_checkpoint(path: Path, checkpoint: FeatureCheckpoint) -> None:

@@ -69,6 +69,7 @@ class PlayImitationConfig:
     """Part `agent.imitation`: the warm start by a scripted player."""
 
     steps: int = MISSING
+    noise: float = MISSING
     epochs: int = MISSING
     batch_size: int = MISSING
     learning_rate: float = MISSING
@@ -121,7 +122,7 @@ class TestSetConfig:
     frames: int = MISSING
     seed: int = MISSING
     folder: str = MISSING
-    # dict[str, float] | None; OmegaConf (2.3) would not let an override set what is null.
+    # dict[str, float] | None; with that type OmegaConf (2.3) refuses to replace what is null or empty.
     policies: Any = MISSING
 
 
@@ -156,8 +157,7 @@ class Shares:
 
     def check(self, key: str, value: Any) -> None:
         """See `Rule`."""
-        is_mapping = isinstance(value, Mapping) and len(value) > 0
-        if not is_mapping or not all(_is_share(share) for share in value.values()):
+        if not isinstance(value, Mapping) or not all(map(_is_share, value.values())):
             raise ConfigError(
                 f"{key} is {value!r}; it must be null or shares by name, like {{random: 0.5, scripted: 0.5}}"
             )
@@ -189,6 +189,7 @@ FEATURE_RULES: dict[str, Rule] = {
     "agent.features": Within(1, 4096),
     "agent.warm_start": OneOf(WARM_STARTS),
     "agent.imitation.steps": AtLeast(1),
+    "agent.imitation.noise": Within(0, 1),
     "agent.imitation.epochs": AtLeast(1),
     "agent.imitation.batch_size": AtLeast(2),
     "agent.imitation.learning_rate": Above(0),

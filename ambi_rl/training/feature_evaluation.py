@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +42,7 @@ _PICTURES = 8
 def test_set_path(config: FeatureConfig, settings: ImageEnvSettings) -> Path:
     """Where the test set of a configuration is kept; another one has another name."""
     request = asdict(settings) | {"frames": config.test_set.frames, "seed": config.test_set.seed}
-    request["policies"] = config.test_set.policies
+    request["policies"] = config.test_set.policies or None
     for name in ("num_envs", "episodic_life", "clip_reward"):
         del request[name]
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8]
@@ -81,7 +84,10 @@ class FeatureEvaluation:
         )
         coder = coder or OriginalFrames()
         try:
-            with self._display.phase(f"{wanted.episodes} games on {coder.name} frames") as report:
+            with (
+                self._display.phase(f"{wanted.episodes} games on {coder.name} frames") as report,
+                _own_randomness(),
+            ):
                 return play(
                     agent,
                     env,
@@ -179,6 +185,18 @@ class FeatureEvaluation:
         some = self.test_set.observations[:: max(len(self.test_set) // _PICTURES, 1)][:_PICTURES]
         rows = [some[:, -1], coder.reconstruct(coder.latents(some))]
         return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Put the random numbers of training back at the end: it draws the same however often it is evaluated."""
+    python, numpy_ = random.getstate(), np.random.get_state()  # noqa: NPY002 - Stable-Baselines3's
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy_)  # noqa: NPY002
 
 
 class NetworkCoder:

@@ -13,7 +13,7 @@ from ambi_rl.neural.bundle import FeatureBundle, feature_bundle
 from ambi_rl.neural.networks import FeatureEncoder, FrameDecoder
 from ambi_rl.neural.tables import LatentTables
 from ambi_rl.training.checkpoint import FeatureCheckpoint, load_feature_checkpoint
-from ambi_rl.training.run_folder import RunFolder
+from ambi_rl.training.run_folder import RunFolder, finite_json
 
 _ENCODER = "features_extractor.encoder."
 
@@ -68,6 +68,11 @@ def export_features(run: Path) -> tuple[FeatureBundle, FeatureCheckpoint]:
         cast(nn.Module, action),
         decoder,
         LatentTables.from_tensors(checkpoint.tables),
-        facts={"training": training, "metrics": metrics, "data": [config["env"]["id"]]},
+        # There is no error of a ball where none is found.
+        facts={
+            "training": training,
+            "metrics": finite_json(metrics),
+            "data": [config["env"]["id"]],
+        },
     )
     return bundle, checkpoint

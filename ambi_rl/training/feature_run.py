@@ -22,9 +22,9 @@ from ambi_rl.agents.algorithms import linear_schedule
 from ambi_rl.agents.play_imitation import imitate
 from ambi_rl.agents.rate_control import build_control
 from ambi_rl.agents.rate_ppo import LatentFeatures, RatePolicy, RatePPO, RateRolloutBuffer
-from ambi_rl.envs.atari import ImageEnvSettings, game_of, make_vec_env
+from ambi_rl.envs.atari import ImageEnvSettings, check_packages, game_of, make_vec_env
 from ambi_rl.envs.breakout import ScriptedPlayer
-from ambi_rl.envs.players import collect_play
+from ambi_rl.envs.players import Excluded, collect_play
 from ambi_rl.errors import ConfigError, UsageError
 from ambi_rl.neural.frame_training import DecoderTrainer, FrameLoss, begin_background, joint_loss
 from ambi_rl.neural.networks import FRAME_SIDE, FrameDecoder
@@ -33,6 +33,7 @@ from ambi_rl.training.checkpoint import (
     FeatureCheckpoint,
     Progress,
     load_feature_checkpoint,
+    newest_checkpoint,
     save_feature_checkpoint,
 )
 from ambi_rl.training.display import Display, TrainingBar
@@ -49,21 +50,27 @@ _EVERY = 4
 _NOISE = 0.1
 """Share of random moves while they are played, which leads to places where the agent would not go."""
 _BACKGROUND_FRAMES = 512
+_CURVE_POINTS = 40
+"""Of the decoder's loss in TensorBoard."""
 _REFRESH_SECONDS = 0.5
 
 
 def env_settings(game: GameConfig) -> ImageEnvSettings:
     """The environment of a configuration."""
-    values = {item.name: getattr(game, item.name) for item in fields(game)}
-    if game.preprocessing == "image":
-        # They are of games only, and refused if they are not left alone.
-        for name in ("frame_skip", "noop_max", "episodic_life"):
-            del values[name]
-    return ImageEnvSettings(**values)
+    return ImageEnvSettings(**{item.name: getattr(game, item.name) for item in fields(game)})
 
 
-def build_agent(config: FeatureConfig, env: VecEnv, exclude: Any = None) -> RatePPO:
-    """The agent of a configuration, untrained."""
+def build_agent(
+    config: FeatureConfig, env: VecEnv, exclude: Excluded | None = None, *, seed: int
+) -> RatePPO:
+    """The agent of a configuration, untrained.
+
+    Args:
+        config: Validated.
+        env: Made for training; it is seeded too.
+        exclude: See `RateRolloutBuffer`.
+        seed: Of weights and of what the agent draws.
+    """
     agent = config.agent
     model = RatePPO(
         RatePolicy,
@@ -93,7 +100,7 @@ def build_agent(config: FeatureConfig, env: VecEnv, exclude: Any = None) -> Rate
             "net_arch": [],
             "prior": config.prior.kind,
         },
-        seed=config.seed,
+        seed=seed,
     )
     model.prior_steps = config.prior.steps
     return model
@@ -123,19 +130,32 @@ class FeatureRun:
         self._on_evaluation = on_evaluation
         self._started = time.monotonic()
         self.progress = Progress()
-        restored = self._newest_checkpoint() if resume else None
+        restored = (
+            newest_checkpoint(folder, load_feature_checkpoint, display, "moves") if resume else None
+        )
         if restored is not None:
             self.progress = restored.progress
         self._saved = self.progress.steps
         self._seconds_before = self.progress.seconds
         self.settings = env_settings(config.env)
+        # What is missing or cannot be is said before minutes are spent on a test set.
+        check_packages(self.settings)
+        if not self.progress.warm_started:
+            self._check_warm_start()
         self.stopping = Stopping(display)
         self.guard = FiniteGuard(folder.path, folder.last)
         self.tables: dict[str, Any] = {}
         self.evaluation = FeatureEvaluation(config, self.settings, display)
         self.env = make_vec_env(self.settings, seed=self._seed(), training=True)
         self._check_space()
-        self.agent = build_agent(config, self.env, self.evaluation.test_set.contains)
+        self.agent = build_agent(
+            config,
+            self.env,
+            self.evaluation.test_set.contains,
+            seed=config.seed + self.progress.steps,
+        )
+        # The agent has seeded them like itself.
+        self.env.seed(self._seed())
         self.agent.set_logger(configure(str(folder.tensorboard), ["tensorboard"]))
         policy = self.agent.policy
         self.decoder = FrameDecoder(policy.encoder.latent_shape, config.decoder.width)
@@ -165,11 +185,20 @@ class FeatureRun:
         if shape[1:] != (FRAME_SIDE, FRAME_SIDE):
             raise ConfigError(f"frames are {shape[1:]}; the networks are made for {FRAME_SIDE}")
 
-    def _newest_checkpoint(self) -> FeatureCheckpoint | None:
-        for path in self.folder.checkpoints:
-            return load_feature_checkpoint(path)
-        self.display.line("there is no checkpoint yet: the run begins anew")
-        return None
+    def _check_warm_start(self) -> None:
+        agent, game = self.config.agent, self.config.env.id
+        if agent.warm_start == "imitation" and game_of(game) != "breakout":
+            raise ConfigError(
+                f"agent.warm_start=imitation has a scripted player for Breakout only, not for {game}; take "
+                "agent.warm_start=none"
+            )
+        if agent.warm_start == "run":
+            run = RunFolder(Path(str(agent.pretrained)))
+            if not run.last.is_file() or run.system() != "features":
+                raise ConfigError(
+                    f"agent.pretrained={run.path} is no folder of a feature codec's run with a checkpoint; "
+                    "give one: runs/NAME"
+                )
 
     def _restore(self, checkpoint: FeatureCheckpoint) -> None:
         try:
@@ -209,19 +238,17 @@ class FeatureRun:
             ) from error
 
     def _imitate(self) -> None:
-        if game_of(self.config.env.id) != "breakout":
-            raise ConfigError(
-                f"agent.warm_start=imitation has a scripted player for Breakout only, not for "
-                f"{self.config.env.id}; take agent.warm_start=none"
-            )
         imitation = self.config.agent.imitation
         with self.display.phase(f"scripted player: {imitation.steps:,} moves"):
-            player = ScriptedPlayer(self.env, noise=_NOISE, seed=self.config.seed)
+            # It meets the ball with the middle of its paddle: where it aims cannot be seen, nor imitated.
+            player = ScriptedPlayer(self.env, aim=0.0, seed=self.config.seed)
             play = collect_play(
                 self.env,
                 player,
                 imitation.steps,
                 gamma=self.config.agent.gamma,
+                noise=imitation.noise,
+                seed=self.config.seed,
                 exclude=self.evaluation.test_set.contains,
             )
         with self.display.phase("imitation") as report:
@@ -244,10 +271,6 @@ class FeatureRun:
         """Train the agent until the configured number of moves."""
         config, start = self.config, self.progress.steps
         policy = self.agent.policy
-        if config.decoder.training == "joint":
-            policy.further_loss = joint_loss(
-                policy.encoder, self.decoder, self.loss, config.decoder.joint_weight
-            )
         if not self.progress.warm_started:
             if config.decoder.training == "joint":
                 self._begin_decoder()
@@ -255,10 +278,16 @@ class FeatureRun:
             self.guard.check_update(self.agent)
             self.progress.warm_started = True
             self.checkpoint(0)
+        if config.decoder.training == "joint":
+            policy.further_loss = joint_loss(
+                policy.encoder, self.decoder, self.loss, config.decoder.joint_weight
+            )
         policy.alpha = self.control.alpha
         self.agent.next_alpha = self._next_alpha
         if config.total_steps <= start:
             return
+        # Decoder and tables of a finished run that goes on are made again.
+        self.progress.finished = False
         callback = FeatureCallback(self, self.display.training(config.total_steps, start), start)
         with self.stopping.between_updates():
             self.agent.learn(
@@ -267,6 +296,8 @@ class FeatureRun:
                 log_interval=1,
                 reset_num_timesteps=False,
             )
+        # After the last update no rollout begins that would look.
+        self.stopping.stop_if_asked(lambda: self.checkpoint(int(self.agent.num_timesteps)))
 
     def _begin_decoder(self) -> None:
         """Frames of an untrained agent say what the background is."""
@@ -357,15 +388,26 @@ class FeatureRun:
         )
         with self.display.phase(f"training the decoder, {config.steps:,} steps") as report:
             loss = trainer.run(report)
+        self._draw_losses(trainer.losses)
         if not math.isfinite(loss):
             raise ConfigError("the decoder's loss is not finite; lower decoder.learning_rate")
         self.progress.extra["decoder_loss"] = loss
         return frames
 
+    def _draw_losses(self, losses: list[float]) -> None:
+        """Means of the decoder's losses over pieces of its training, by its gradient steps."""
+        length = -(-len(losses) // _CURVE_POINTS)
+        for start in range(0, len(losses), length):
+            piece = losses[start : start + length]
+            self.agent.logger.record("decoder/loss", float(np.mean(piece)))
+            self.agent.logger.dump(start + len(piece))
+
     def finish(self) -> dict[str, Any]:
         """Decoder, prior, evaluation and checkpoint; what the run reached."""
         if self.progress.finished:
             known: dict[str, Any] = self.progress.extra["metrics"]
+            # A killed process may have saved the checkpoint only.
+            write_json(self.folder.metrics, known)
             return known
         self.checkpoint(int(self.agent.num_timesteps))
         self.agent.policy.set_training_mode(False)
@@ -448,7 +490,7 @@ def collect_frames(
     agent: RatePPO,
     env: VecEnv,
     count: int,
-    exclude: Any,
+    exclude: Excluded,
     *,
     seed: int,
     report: Any = lambda fraction: None,
@@ -470,17 +512,19 @@ def collect_frames(
         UsageError: Hardly a frame is not one of the test set.
     """
     rng = np.random.default_rng(seed)
-    found: list[npt.NDArray[np.uint8]] = []
+    # All of the memory at once: a list that is joined at the end would take twice as much.
+    found = np.empty((count, *(env.observation_space.shape or ())), np.uint8)
     have = left_out = 0
     seen = cast(npt.NDArray[np.uint8], env.reset())
     step = 0
     while have < count:
         if step % _EVERY == 0:
             out = exclude(seen[:, -1])
-            found.append(seen[~out])
-            have += int((~out).sum())
+            some = seen[~out][: count - have]
+            found[have : have + len(some)] = some
+            have += len(some)
             left_out += int(out.sum())
-            report(min(have / count, 1.0))
+            report(have / count)
             if left_out > 20 * count:
                 raise UsageError(
                     "hardly a frame that the agent sees is not one of the test set; take fewer "
@@ -490,7 +534,7 @@ def collect_frames(
         _randomise(actions, env.action_space, rng)
         seen = cast(npt.NDArray[np.uint8], env.step(actions)[0])
         step += 1
-    return np.concatenate(found)[:count], left_out
+    return found, left_out
 
 
 def _randomise(actions: Any, space: spaces.Space[Any], rng: np.random.Generator) -> None:

@@ -39,7 +39,12 @@ from ambi_rl.envs.sb3 import BlockCodingVecEnv
 from ambi_rl.errors import AmbiError, ConfigError, UsageError
 from ambi_rl.rewards import Reward
 from ambi_rl.training.callback import RECENT, Every, TrainingCallback, policy_picture
-from ambi_rl.training.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
+from ambi_rl.training.checkpoint import (
+    Progress,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from ambi_rl.training.config import DataConfig, PPOConfig, TrainConfig
 from ambi_rl.training.display import Display
 from ambi_rl.training.evaluation import BD_RATES, HeldOut, best_evaluation, measure_baselines
@@ -86,7 +91,9 @@ class Run:
         # Baselines and policy share the bundle the run started from, whatever is learned later.
         self.start_bundle = replace(start, policy={})
         self.progress = Progress()
-        restored = self._newest_checkpoint() if resume else None
+        restored = (
+            newest_checkpoint(folder, load_checkpoint, display, "decisions") if resume else None
+        )
         if restored is not None:
             self.progress = restored.progress
             self.progress.best = self._best_so_far()
@@ -118,32 +125,6 @@ class Run:
     def reward(self) -> Reward:
         """What is learned from."""
         return self.env.vector.episodes.reward
-
-    def _newest_checkpoint(self) -> Checkpoint | None:
-        """The newest checkpoint that is not damaged; None if none was saved yet.
-
-        Raises:
-            AmbiError: All of them are damaged.
-        """
-        failure: AmbiError | None = None
-        for path in self.folder.checkpoints:
-            try:
-                found = load_checkpoint(path)
-            except AmbiError as error:
-                self.display.line(f"{error}; trying the one before")
-                failure = failure or error
-            else:
-                if failure is not None:
-                    self.display.line(
-                        f"going on from {path}, at {found.progress.steps:,} decisions"
-                    )
-                    # It must not be kept as an older one when the next is saved.
-                    self.folder.last.unlink(missing_ok=True)
-                return found
-        if failure is not None:
-            raise failure
-        self.display.line("there is no checkpoint yet: the run begins anew")
-        return None
 
     def _best_so_far(self) -> float | None:
         """The best evaluation of the run, which may be later than its last checkpoint."""

@@ -43,18 +43,18 @@ STUDY_FILE = "study.yaml"
 """Marks the folder of a study, likewise."""
 
 
-def _finite(value: Any) -> Any:
+def finite_json(value: Any) -> Any:
     """The value with null for numbers that JSON cannot say."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite_json(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite_json(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, all of it or nothing; numbers that are not finite become null."""
-    text = json.dumps(_finite(value), indent=2, sort_keys=True, allow_nan=False)
+    text = json.dumps(finite_json(value), indent=2, sort_keys=True, allow_nan=False)
     write_file(path, f"{text}\n".encode())
 
 
