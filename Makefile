@@ -14,10 +14,11 @@ PYTEST_ARGS ?=
 demo: $(STAMP)
 	$(BIN)/python scripts/demo.py
 
-# The kernels are compiled once beforehand, not by every worker at the same time.
+# The kernels are compiled once beforehand, not by every worker at the same time. Files in alphabetical order:
+# xdist would put those of few tests last, which are long ones, and one worker would wait for the other.
 test: lint
 	$(BIN)/python -c 'from ambi_rl.codec.warmup import ensure_compiled; ensure_compiled("train", print)'
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

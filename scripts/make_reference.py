@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING as MUST_BE_GIVEN
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 import ambi_rl.conf
 from ambi_rl.codec import tables
@@ -33,7 +33,16 @@ from ambi_rl.codec.strategists.features import GENERAL, Feature, features
 from ambi_rl.envs import BlockCodingEnv, BlockCodingVectorEnv
 from ambi_rl.rewards import TERMS
 from ambi_rl.sweeps.space import STUDY_RULES, StudyConfig
-from ambi_rl.training.config import RULES, A2CConfig, PPOConfig, Rule, TrainConfig
+from ambi_rl.training.config import (
+    BLOCK_GROUPS,
+    RULES,
+    A2CConfig,
+    PPOConfig,
+    Rule,
+    TrainConfig,
+)
+from ambi_rl.training.feature_config import FEATURE_RULES, FeatureConfig
+from ambi_rl.training.run_config import RUN_RULES, SYSTEMS, RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = Path(ambi_rl.conf.__file__).parent
@@ -164,12 +173,16 @@ class File:
         header: Paragraphs of the comment at the top; those of commands end with a newline.
         comments: By dotted key, what stands above it.
         values: By dotted key, as written.
+        choices: By group, what its defaults list takes of it.
+        bases: Files of its own group that its defaults list begins with.
     """
 
     name: str
     header: list[str] = field(default_factory=list)
     comments: dict[str, str] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    choices: dict[str, str] = field(default_factory=dict)
+    bases: list[str] = field(default_factory=list)
 
 
 def _flat(node: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -221,7 +234,25 @@ def read(path: Path) -> File:
     assert isinstance(values, dict)
     plain = {key: value for key, value in values.items() if key not in ("defaults", "hydra")}
     file.values = _flat(plain)
+    defaults = values.get("defaults", [])
+    file.choices = _choices(defaults)
+    file.bases = [
+        entry
+        for entry in defaults
+        # Not those that are schemas, and not `_self_`.
+        if isinstance(entry, str) and (path.parent / f"{entry}.yaml").is_file()
+    ]
     return file
+
+
+def _choices(defaults: list[Any]) -> dict[str, str]:
+    """Groups of a defaults list, with what is taken of them; `override` and the leading slash left out."""
+    entries = [entry for entry in defaults if isinstance(entry, dict)]
+    return {
+        str(group).removeprefix("override ").removeprefix("/"): str(choice)
+        for entry in entries
+        for group, choice in entry.items()
+    }
 
 
 _WORDS = {int: "integer", float: "number", str: "text", bool: "true or false", Any: "anything"}
@@ -266,9 +297,17 @@ def schema_of(kind: type, prefix: str = "") -> dict[str, Key]:
     return found
 
 
-def _schema() -> dict[str, Key]:
+def _block_schema() -> dict[str, Key]:
     parts = schema_of(A2CConfig, "agent.") | schema_of(PPOConfig, "agent.")
     return {k: v for k, v in schema_of(TrainConfig).items() if not k.startswith("agent")} | parts
+
+
+SCHEMAS: dict[str, Callable[[], dict[str, Key]]] = {
+    "block": _block_schema,
+    "features": partial(schema_of, FeatureConfig),
+}
+"""By system, every key of a run of it."""
+SYSTEM_RULES = {"block": RULES, "features": FEATURE_RULES}
 
 
 def _defaults(key: str, known: Key, files: list[File]) -> str:
@@ -344,7 +383,8 @@ def _headers(files: list[File], prefix: str, default: str) -> str:
     parts: list[str] = []
     for file in files:
         mark = " (default)" if file.name == default else ""
-        parts.append(f"* **`{prefix}={file.name}`**{mark}: {file.header[0]}")
+        base = "".join(f" All else is as in `{base}`." for base in file.bases)
+        parts.append(f"* **`{prefix}={file.name}`**{mark}: {file.header[0]}{base}")
         rest = [text for text in file.header[1:] if text not in said]
         said.update(rest)
         for is_code, group in groupby(rest, key=lambda text: text.endswith("\n")):
@@ -373,37 +413,64 @@ def _group(name: str) -> list[File]:
 
 
 def _default_choice(group: str) -> str:
-    loaded = OmegaConf.load(CONF / "config.yaml")
-    assert isinstance(loaded, DictConfig)
-    for entry in loaded.defaults:
-        if isinstance(entry, DictConfig) and group in entry:
-            return str(entry[group])
-    return ""
+    """What is taken of a group where nothing is said: by all runs, or by those of the block codec."""
+    shared = read(CONF / "config.yaml").choices
+    block = read(CONF / "system" / "block.yaml").choices
+    return (shared | block).get(group, "")
 
 
 def run_table() -> str:
-    """Keys that belong to no group."""
-    groups = ("env.", "data.", "reward.", "agent.")
-    own = {key: known for key, known in _schema().items() if not key.startswith(groups)}
-    return key_table("", [read(CONF / "config.yaml")], own, RULES)
+    """Keys that all systems share."""
+    own = {key: known for key, known in schema_of(RunConfig).items() if key != "system"}
+    return key_table("", [read(CONF / "config.yaml")], own, RUN_RULES)
+
+
+def system_choices() -> str:
+    """What can be trained."""
+    return _headers(_group("system"), "system", _default_choice("system"))
+
+
+def system_table(system: str) -> str:
+    """Keys that one system has in no group."""
+    shared = schema_of(RunConfig)
+    groups = tuple(f"{group}." for group in BLOCK_GROUPS) if system == "block" else ()
+    known = SCHEMAS[system]()
+    own = {key: kind for key, kind in known.items() if not key.startswith(groups)}
+    file = read(CONF / "system" / f"{system}.yaml")
+    for key in shared:
+        own.pop(key)
+        file.values.pop(key, None)
+    return key_table("", [file], own, SYSTEM_RULES[system])
 
 
 def group_table(group: str) -> str:
-    """A group of the run's configuration: its choices and its keys."""
+    """A group of the block codec's configuration: its choices and its keys."""
     files = _group(group)
     choices = _headers(files, group, _default_choice(group))
-    return f"{choices}\n{key_table(f'{group}.', files, _schema(), RULES)}"
+    return f"{choices}\n{key_table(f'{group}.', files, _block_schema(), RULES)}"
 
 
-def experiment_table() -> str:
-    """What each experiment changes."""
-    files = [file for file in _group("experiment") if file.values]
+def _system_of(experiment: File) -> str:
+    """The system that an experiment chooses, or one that it goes on from."""
+    bases = [read(CONF / "experiment" / f"{base}.yaml") for base in experiment.bases]
+    chosen = experiment.choices.get("system")
+    return chosen or (_system_of(bases[0]) if bases else _default_choice("system"))
+
+
+def experiment_table(system: str) -> str:
+    """What each experiment of a system changes."""
+    files = [file for file in _group("experiment") if _system_of(file) == system]
+    default = _default_choice("experiment")
+    choices = _headers(files, "experiment", default)
+    files = [file for file in files if file.values]
     keys = list(dict.fromkeys(key for file in files for key in file.values))
+    unknown = set(keys) - set(SCHEMAS[system]())
+    if unknown:
+        raise SystemExit(f"make_reference: {sorted(unknown)[0]} is no key of system={system}")
     rows = [
         [f"`{key}`", *(code(file.values[key]) if key in file.values else "" for file in files)]
         for key in keys
     ]
-    choices = _headers(_group("experiment"), "experiment", _default_choice("experiment"))
     return f"{choices}\n{table(['key', *(f'`{file.name}`' for file in files)], rows)}"
 
 
@@ -444,10 +511,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "vector arguments": lambda: argument_table(BlockCodingVectorEnv),
     "terms": term_table,
     "run": run_table,
-    "experiment": experiment_table,
+    "system": system_choices,
+    "experiment": lambda: experiment_table("block"),
+    "experiment of features": lambda: experiment_table("features"),
+    **{f"system={system}": partial(system_table, system) for system in SYSTEMS},
     "hydra/launcher": launcher_table,
     "study": study_table,
-    **{group: partial(group_table, group) for group in ("env", "data", "reward", "agent")},
+    **{group: partial(group_table, group) for group in BLOCK_GROUPS},
 }
 """By the name in the pages."""
 

@@ -28,7 +28,9 @@ from ambi_rl.cli.app import app
 from ambi_rl.codec import restoration, tiles
 from ambi_rl.codec.api import EncodedImage
 from ambi_rl.codec.bundle import Bundle
+from ambi_rl.codec.container import MAX_PIXELS
 from ambi_rl.codec.threads import available_cores, limit_threads, thread_count
+from ambi_rl.corpus.coding import _OwnPixelLimit
 from ambi_rl.corpus.manifest import NAME, Manifest, read_manifest
 from ambi_rl.corpus.plan import PICTURE_SUFFIXES, Job, Naming, make_plan
 from ambi_rl.corpus.pool import run_threads
@@ -721,3 +723,25 @@ def test_refusals_of_a_plan(photos: Path, tmp_path: Path) -> None:
         plan([str(photos)], photos, ".png")()
     with pytest.raises(UsageError, match="is a file"):
         plan([str(photos)], photos / "a.png", ".ambi")()
+
+
+def test_pillows_limit_is_put_back_by_the_last_thread_to_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two files at a time: whoever begins second sees a limit that is not Pillow's own."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12345)
+    limit, second_is_inside, first_has_left = _OwnPixelLimit(), threading.Event(), threading.Event()
+
+    def second() -> None:
+        with limit:
+            second_is_inside.set()
+            assert first_has_left.wait(10)
+
+    thread = threading.Thread(target=second)
+    with limit:
+        thread.start()
+        assert second_is_inside.wait(10)
+    assert Image.MAX_IMAGE_PIXELS == MAX_PIXELS
+    first_has_left.set()
+    thread.join()
+    assert Image.MAX_IMAGE_PIXELS == 12345

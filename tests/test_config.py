@@ -13,17 +13,17 @@ import ambi_rl.conf
 from ambi_rl.cli.train import train_command
 from ambi_rl.errors import ConfigError
 from ambi_rl.rewards import TERMS
-from ambi_rl.training.config import TrainConfig, register, to_config
+from ambi_rl.training.config import BLOCK_GROUPS, TrainConfig, register, to_config
 from ambi_rl.training.feature_config import FeatureConfig
+from ambi_rl.training.run_config import SYSTEMS, RunConfig
 
 CONF = Path(ambi_rl.conf.__file__).parent
 GROUPS = {
     group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-    for group in ("env", "data", "reward", "agent", "experiment")
+    for group in ("system", *BLOCK_GROUPS, "experiment")
 }
-FEATURES = [name for name in GROUPS["experiment"] if name.startswith("breakout")]
-"""Experiments of the feature codec, whose other groups are not those of the block codec."""
-GROUPS["experiment"] = [name for name in GROUPS["experiment"] if name not in FEATURES]
+FEATURE_EXPERIMENTS = [name for name in GROUPS["experiment"] if name.startswith("breakout")]
+BLOCK_EXPERIMENTS = sorted(set(GROUPS["experiment"]) - set(FEATURE_EXPERIMENTS))
 
 
 @pytest.fixture
@@ -33,9 +33,19 @@ def composer() -> Iterator[None]:
         yield
 
 
+def composed_run(*overrides: str) -> RunConfig:
+    return to_config(compose("config", [*overrides, "name=test"]))
+
+
 def composed(*overrides: str) -> TrainConfig:
-    config = to_config(compose("config", [*overrides, "name=test"]))
+    config = composed_run(*overrides)
     assert isinstance(config, TrainConfig)
+    return config
+
+
+def composed_features(*overrides: str) -> FeatureConfig:
+    config = composed_run(*overrides)
+    assert isinstance(config, FeatureConfig)
     return config
 
 
@@ -49,6 +59,9 @@ def test_every_choice_composes(choice: tuple[str, str]) -> None:
         with pytest.raises(ConfigError, match=r"model\.pt2 does not exist"):
             composed("reward=task", "reward.task.model=model.pt2")
         return
+    if name in ("features", *FEATURE_EXPERIMENTS):
+        assert composed_features(f"{group}={name}").system == "features"
+        return
     config = composed(f"{group}={name}", *extra)
     assert config.total_steps > 0
     if group == "agent":
@@ -59,23 +72,23 @@ def test_every_choice_composes(choice: tuple[str, str]) -> None:
 
 
 @pytest.mark.usefixtures("composer")
-@pytest.mark.parametrize("experiment", FEATURES)
+@pytest.mark.parametrize("experiment", FEATURE_EXPERIMENTS)
 def test_experiments_of_the_feature_codec_compose(experiment: str) -> None:
     config = to_config(compose("config", [f"experiment={experiment}"]))
     assert isinstance(config, FeatureConfig)
     assert config.system == "features"
-    assert config.total_steps > 0
     assert config.name.replace("-", "_") == experiment
 
 
 @pytest.mark.usefixtures("composer")
-@pytest.mark.parametrize("experiment", GROUPS["experiment"])
+@pytest.mark.parametrize("experiment", BLOCK_EXPERIMENTS)
 @pytest.mark.parametrize("agent", GROUPS["agent"])
 def test_every_experiment_takes_every_agent(experiment: str, agent: str) -> None:
     assert composed(f"experiment={experiment}", f"agent={agent}").agent.algorithm == agent
 
 
 def test_groups_are_as_documented() -> None:
+    assert GROUPS["system"] == sorted(SYSTEMS)
     assert GROUPS["agent"] == ["a2c", "maskable_ppo", "ppo"]
     assert GROUPS["reward"] == [
         "chroma",
@@ -87,7 +100,29 @@ def test_groups_are_as_documented() -> None:
         "target_rate",
         "task",
     ]
-    assert GROUPS["experiment"] == ["curves", "default", "demo", "rates", "tiny"]
+    assert BLOCK_EXPERIMENTS == ["curves", "default", "demo", "rates", "tiny"]
+    assert "breakout" in FEATURE_EXPERIMENTS
+
+
+@pytest.mark.usefixtures("composer")
+def test_a_run_is_of_the_system_that_was_chosen() -> None:
+    assert composed().system == "block"
+    assert composed("experiment=tiny").system == "block"
+    features = composed_features(
+        "experiment=breakout", "rate.alpha=0.5", "agent.imitation.epochs=2"
+    )
+    assert (features.system, features.rate.alpha, features.agent.imitation.epochs) == (
+        "features",
+        0.5,
+        2,
+    )
+
+
+@pytest.mark.usefixtures("composer")
+def test_players_of_a_test_set_have_shares() -> None:
+    assert composed_features("system=features").test_set.policies is None
+    chosen = composed_features("system=features", "test_set.policies={random: 0.5, scripted: 0.5}")
+    assert chosen.test_set.policies == {"random": 0.5, "scripted": 0.5}
 
 
 @pytest.mark.usefixtures("composer")
@@ -134,7 +169,7 @@ MISTAKES = {
     "learning_rate=1": r"no key 'learning_rate'; did you mean agent.learning_rate\?",
     "+extra=1": "no key 'extra'; .*the configuration has system, name, runs, seed",
     "agent=pppo": r"agent is 'pppo'; it can be a2c, maskable_ppo, ppo; did you mean ppo\?",
-    "experiment=demmo": r"is 'demmo'; it can be breakout, .*demo, rates, tiny; did you mean demo\?",
+    "experiment=demmo": r"is 'demmo'; it can be .*, curves, default, demo, .*; did you mean demo\?",
     "seed=many": "seed is 'many'; it must be a whole number",
     "agent.learning_rate=x": "agent.learning_rate is 'x'; it must be a number",
     "agent.learning_rate=0": "agent.learning_rate is 0; it must be over 0",
@@ -157,6 +192,22 @@ MISTAKES = {
     "data.workers=0": "data.workers is 0",
     "checkpoint_keep=0": "checkpoint_keep is 0",
     "name=a/b": "name is 'a/b'",
+    "system=featurs": r"system is 'featurs'; it can be block, features; did you mean features\?",
+    "agent.width=8": "^agent.width is a key of system=features, and this is system=block$",
+    "system=features agent=ppo": "^agent=… chooses a file of system=block, and this is system=features; "
+    "its own keys are agent.width, agent.features, ",
+    "system=features reward=ssim": "^reward=… chooses a file of system=block, and this is system=features$",
+    "system=features +agent=ppo": "^agent=… chooses a file of system=block",
+    "system=features agent.hidden=8": "^agent.hidden is a key of system=block, and this is system=features$",
+    "system=features +extra=1": "no key 'extra'; .*the configuration has system, .*, test_set, evaluation",
+    "system=features env.id=null": "env.id is null; it must have a value",
+    "system=features test_set.policies=random": r"is 'random'; it must be null or shares by name, like \{",
+    "system=features agent.warm_start=run": "not said which; give agent.pretrained=runs/NAME",
+    "system=features agent.pretrained=x": "agent.warm_start is imitation; give agent.warm_start=run too",
+    "system=features decoder.pixel=0": "are all 0; give one of them a weight",
+    "experiment=breakout agent.widht=8": r"did you mean agent.width\? agent has width, features",
+    "experiment=breakout widht=8": r"did you mean (agent|decoder).width\?",
+    "experiment=demo system=features": "^experiment=demo is of system=block; leave system=features out",
     "seed=[1": r"\S",
 }
 
@@ -167,7 +218,7 @@ def test_mistakes_are_named_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=MISTAKES[override]) as caught:
-        train_command([override])
+        train_command(override.split(" ") if "{" not in override else [override])
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
     assert list(tmp_path.iterdir()) == []
@@ -190,4 +241,8 @@ def test_shows_the_configuration(
     shown = OmegaConf.create(capsys.readouterr().out)
     assert shown.name == "demo"
     assert shown.agent.algorithm == "a2c"
+    train_command(["--cfg", "job", "system=features", "name=x"])
+    shown = OmegaConf.create(capsys.readouterr().out)
+    assert shown.name == "x"
+    assert shown.latent.channels == 64
     assert list(tmp_path.iterdir()) == []

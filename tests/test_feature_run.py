@@ -495,15 +495,16 @@ def test_frames_for_the_decoder_are_none_of_the_test_set(tiny: list[str], tmp_pa
     def exclude(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
         return frames[:, 40, 40] > 100
 
-    frames, left_out = collect_frames(agent, env, 150, exclude, seed=0)
-    assert frames.shape == (150, 4, 84, 84)
-    assert frames.dtype == np.uint8
-    assert left_out > 0
+    def act(seen: npt.NDArray[np.uint8]) -> Any:
+        return agent.predict(seen)[0]
+
+    frames = np.zeros((150, 4, 84, 84), np.uint8)
+    assert collect_frames(act, env, frames, exclude, seed=0) > 0
     assert not exclude(frames[:, -1]).any()
     # Every one of them is a frame of the game.
     assert (frames.max(axis=(2, 3)) > 100).any(axis=1).all()
     with pytest.raises(UsageError, match=r"take fewer test_set\.frames"):
-        collect_frames(agent, env, 5, lambda seen: np.ones(len(seen), bool), seed=0)
+        collect_frames(act, env, frames[:5], lambda seen: np.ones(len(seen), bool), seed=0)
 
 
 # What is configured wrongly

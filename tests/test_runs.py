@@ -176,6 +176,56 @@ def test_runs_that_differ_in_their_seed_are_one_line(tmp_path: Path) -> None:
     assert "no run has the key 'sead'" in result.stderr
 
 
+def make_feature_run(folder: Path, state: State, *, alpha: float) -> Path:
+    """A run folder of the feature codec."""
+    folder.mkdir(parents=True)
+    config = f"system: features\nname: x\nseed: 1\ntotal_steps: 1000\nrate: {{alpha: {alpha}}}\n"
+    (folder / "config.yaml").write_text(config)
+    scores = [{"steps": 500.0, "score": 3.0, "score_error": float("nan"), "objective": -3.0}]
+    write_json(folder / "evaluations.json", {"evaluations": scores})
+    if state is State.FINISHED:
+        play = {"original": {"score": 6.0}, "features": {"score": 5.25, "bits_per_frame": 91.6}}
+        metrics = {"objective": -5.25, "seconds": 60.0, "steps": 1000, "play": play}
+        write_json(folder / "metrics.json", metrics)
+    now = time.time()
+    write_status(folder, Status(state, 1000, 1000, os.getpid(), "elsewhere", now, now, ""))
+    return folder
+
+
+def test_runs_of_both_systems_are_listed_compared_and_plotted(runs: Path, tmp_path: Path) -> None:
+    block = runs / "alone"
+    done = make_feature_run(runs / "features" / "0", State.FINISHED, alpha=0.1)
+    failed = make_feature_run(runs / "features" / "1", State.FAILED, alpha=0.5)
+    changes = {"0": ["rate.alpha=0.1"], "1": ["rate.alpha=0.5"]}
+    write_json(runs / "features" / "sweep.json", {"overrides": [], "runs": changes})
+
+    lines = {line.split()[0]: line.split() for line in ambi(runs).stdout.splitlines()}
+    row = "finished 1,000 60 rate_ppo 92 bits, score 5.2 - - rate.alpha=0.1"
+    assert " ".join(lines["features/0"][1:]) == row
+    assert " ".join(lines["features/1"][1:]) == "failed 1,000 - rate_ppo - - rate.alpha=0.5"
+    assert lines["alone"][-2:] == ["-2.50", "-1.00"]
+    # What is lower for a score is no BD-rate.
+    best = {run["run"]: run["best_bd_rate"] for run in json.loads(ambi(runs, "--json").stdout)}
+    assert (best[str(done)], best[str(block)]) == (None, -2.5)
+
+    table = ambi("compare", block, done, failed).stdout
+    rows = {line[:27].strip(): line[27:].split() for line in table.splitlines()}
+    assert rows["system"] == ["-", "features", "features"]
+    assert rows["best BD-rate vs fixed [%]"] == ["-2.50", "-", "-"]
+    assert rows["score on reconstructions"] == ["-", "5.25", "-"]
+    assert rows["bits of a frame"] == ["-", "91.60", "-"]
+
+    for over in ([], ["--over", "seed"]):
+        result = ambi("plot", block, runs / "features", "-o", tmp_path / "both.svg", *over)
+        assert result.exit_code == 0, result.stderr
+        assert "1 runs; 2 of the feature codec left out" in result.stdout
+        assert "features" not in (tmp_path / "both.svg").read_text()
+    result = ambi("plot", done, "-o", tmp_path / "none.svg")
+    assert result.exit_code == 2
+    assert "runs of the feature codec have no BD-rates" in result.stderr
+    assert not (tmp_path / "none.svg").exists()
+
+
 def test_mistakes_are_one_line(runs: Path, tmp_path: Path) -> None:
     for arguments, words in (
         ([tmp_path / "nothing"], "there is no folder"),

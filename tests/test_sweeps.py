@@ -10,13 +10,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ambi_rl.cli.train import check_overrides, train_command
+from ambi_rl.cli.train import check_overrides, compose_config, train_command
 from ambi_rl.errors import ConfigError, UsageError
 from ambi_rl.sweeps import sweep
 from ambi_rl.sweeps.space import load_study, study_file
@@ -25,6 +25,7 @@ from ambi_rl.training import status as status_module
 from ambi_rl.training.callback import TrainingCallback
 from ambi_rl.training.checkpoint import load_checkpoint
 from ambi_rl.training.run import Run
+from ambi_rl.training.run_folder import RunFolder
 from ambi_rl.training.status import (
     Pruned,
     State,
@@ -253,6 +254,45 @@ def test_combinations_name_what_is_swept() -> None:
         ["seed=2", "agent=a2c"],
     ]
     assert found[0][0] == ["seed=1", "agent=ppo", "name=x"]
+
+
+@pytest.mark.parametrize("launcher", [None, "parallel", "local", "slurm", "ray"])
+def test_sweeps_of_the_feature_codec_are_planned(
+    launcher: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What would be launched; tests of the feature codec itself train."""
+    launched: list[sweep.Job] = []
+
+    def launch(_: object, jobs: Sequence[sweep.Job], *rest: object, basic: bool) -> str:
+        assert basic == (launcher is None)
+        launched.extend(jobs)
+        return ""
+
+    monkeypatch.setattr(sweep, "_launch", launch)
+    monkeypatch.setattr(sweep, "_report", lambda *_: None)
+    own = [
+        "experiment=breakout",
+        "test_set.policies={random: 0.5, scripted: 0.5}",
+        f"runs={tmp_path}",
+    ]
+    given = [] if launcher is None else [f"hydra/launcher={launcher}"]
+    command = ["-m", *given, *own, "name=codes", "rate.alpha=0.01,0.1", "seed=1,2"]
+    train_command(command)
+    changes = [[f"rate.alpha={a}", f"seed={s}"] for a in ("0.01", "0.1") for s in (1, 2)]
+    assert [job.changes for job in launched] == changes
+    assert [job.folder for job in launched] == [tmp_path / "codes" / n for n in "0123"]
+    if launcher is not None:
+        return
+    # One of them has been trained meanwhile; its settings are found to be the same again.
+    done = launched[2].folder
+    config = compose_config([*own, "name=codes", "rate.alpha=0.1", "seed=1"])
+    RunFolder(done).prepare(config, [], resume=False)
+    write_status(done, Status(State.FINISHED, 100_000, 100_000, 1, "elsewhere", 0.0, 0.0, ""))
+    launched.clear()
+    train_command(command)
+    assert [job.folder.name for job in launched] == ["0", "1", "3"]
+    with pytest.raises(ConfigError, match=r"another configuration \(rate\.alpha is 0\.1 there"):
+        train_command([word.replace("0.01,0.1", "0.01,0.2") for word in command])
 
 
 @pytest.mark.slow

@@ -28,6 +28,16 @@ assert ambi_rl.codec.bundle.default_bundle().policy
 Path(sys.argv[3]).write_bytes(data)
 """
 
+COMPILE = """
+import sys
+import numpy as np
+from ambi_rl.codec.jit import cache_folder
+from ambi_rl.codec.restoration import blank_tensors, restore
+restore(np.full((3, 4, 4), 512, np.int16), 64, blank_tensors(2, 1, 1))
+compiled = list(cache_folder().rglob("*.nbc"))
+assert compiled and all(path.is_relative_to(sys.argv[1]) for path in compiled), compiled
+"""
+
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -100,20 +110,25 @@ def test_encode_and_decode_outside_the_checkout(
         capture_output=True,
     )
     picture, file = tmp_path / "p.png", tmp_path / "p.ambi"
-    photograph.crop((0, 0, 40, 36)).save(picture)
+    photograph.crop((0, 0, 20, 18)).save(picture)
     # PYTHONPATH comes before the editable installation that this test itself runs in.
     environment = {**os.environ, "PYTHONPATH": str(target)}
     environment.pop("PYTHONSAFEPATH", None)
-    for command in (
-        ["-c", USE_WHEEL, str(target), str(picture), str(file)],
-        ["-m", "ambi_rl.cli", "decode", str(file), str(tmp_path / "out.png")],
+    # Code is compiled for each place anew, which takes minutes: it is interpreted here, but for one kernel.
+    interpreted = {"NUMBA_DISABLE_JIT": "1"}
+    cache = tmp_path / "cache"
+    for command, variables in (
+        (["-c", USE_WHEEL, str(target), str(picture), str(file)], interpreted),
+        (["-m", "ambi_rl.cli", "decode", str(file), str(tmp_path / "out.png")], interpreted),
+        (["-c", COMPILE, str(cache)], {"AMBI_CACHE_DIR": str(cache)}),
+        (["-m", "ambi_rl.cli", "train", "--cfg", "job", "system=features", "name=x"], {}),
     ):
         result = subprocess.run(
             [sys.executable, *command],
             cwd=tmp_path,
-            env=environment,
+            env=environment | variables,
             capture_output=True,
             text=True,
         )
         assert result.returncode == 0, result.stderr
-    assert Image.open(tmp_path / "out.png").size == (40, 36)
+    assert Image.open(tmp_path / "out.png").size == (20, 18)

@@ -499,17 +499,19 @@ def _extras(extras: Mapping[str, str] = _EXTRAS) -> Iterator[None]:
     epilog=EXIT_CODES,
 )
 def train(ctx: typer.Context) -> None:
-    """Train a policy and an entropy model from photographs: ambi train [OVERRIDES].
+    """Train a codec, of photographs (system=block) or of an agent's features (system=features).
 
     \b
     ambi train experiment=demo                    a small run, minutes
     ambi train agent=a2c reward=ms_ssim           other parts of the configuration
+    ambi train experiment=breakout                a game's agent, whose features are the code
     ambi train --cfg job                          show the configuration and exit
     ambi train -m name=X reward=psnr,ssim seed=1,2  several runs, in runs/X/0, 1…; the same command
                                                   again goes on where it stopped
     ambi train -m … hydra/launcher=parallel       side by side; also ray, slurm, local
 
-    The run is written to runs/NAME. Needs pip install "ambi-rl[train]", for launchers "ambi-rl[cluster]".
+    The run is written to runs/NAME. Needs pip install "ambi-rl[train]", for games "ambi-rl[atari]", for
+    launchers "ambi-rl[cluster]".
     """  # noqa: D301 - the control character tells Typer to keep the lines
     with _extras():
         from ambi_rl.cli.train import train_command

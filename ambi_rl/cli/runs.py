@@ -171,6 +171,10 @@ def compare_command(paths: list[Path], *, as_json: bool) -> None:
 
 def _metrics(runs: list[RunRecord]) -> dict[str, list[Any]]:
     last = [run.evaluations[-1] if run.evaluations else run.metrics for run in runs]
+    played = {
+        "score on reconstructions": [run.played.get("score") for run in runs],
+        "bits of a frame": [run.played.get("bits_per_frame") for run in runs],
+    }
     return {
         "status": [str(run.status.state) for run in runs],
         "steps": [run.steps for run in runs],
@@ -179,6 +183,7 @@ def _metrics(runs: list[RunRecord]) -> dict[str, list[Any]]:
         "best BD-rate vs fixed [%]": [run.best for run in runs],
         "last BD-rate vs fixed [%]": [run.last for run in runs],
         "last BD-rate vs search [%]": [record.get("bd_rate_vs_search") for record in last],
+        **(played if any(run.is_features for run in runs) else {}),
     }
 
 
@@ -202,14 +207,22 @@ def plot_command(
         over: Key that runs of one line differ in; None for a line for each run.
 
     Raises:
-        UsageError: A folder has no run, or the file cannot be written.
+        UsageError: A folder has no run, all are of the feature codec, or the file cannot be written.
     """
     from ambi_rl.sweeps.averages import average
     from ambi_rl.sweeps.plot import plot_runs
 
-    runs = _chosen(paths)
+    found = _chosen(paths)
+    runs = [run for run in found if not run.is_features]
+    if not runs:
+        raise UsageError(
+            "runs of the feature codec have no BD-rates to plot; see them with tensorboard --logdir, or with "
+            "ambi runs compare"
+        )
     chosen = metric or next((run.metric for run in runs if run.metric), "psnr")
     names = _names(runs)
     lines = list(zip(runs, names, strict=True)) if over is None else average(runs, names, over)
     plot_runs([run for run, _ in lines], [name for _, name in lines], target, chosen)
-    typer.echo(f"{target}: {len(runs)} runs")
+    left_out = len(found) - len(runs)
+    note = f"; {left_out} of the feature codec left out, which have no BD-rates" if left_out else ""
+    typer.echo(f"{target}: {len(runs)} runs{note}")

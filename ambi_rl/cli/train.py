@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -100,7 +101,7 @@ def check_overrides(overrides: list[str], *, multirun: bool) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from ambi_rl.sweeps.sweep import swept_values
-    from ambi_rl.training.config import explain, keys_of, register, to_config
+    from ambi_rl.training.config import explain, register, to_config
 
     register()
 
@@ -130,14 +131,45 @@ def check_overrides(overrides: list[str], *, multirun: bool) -> None:
             for choice in choices:
                 to_config(composed([*choice, *([] if has_name else named)]))
         except (HydraException, OmegaConfBaseException) as error:
-            groups = [o for o in overrides if "." not in o.partition("=")[0] and "," not in o]
-            for some in ([*groups, *named], named):
-                try:
-                    known = keys_of(composed(some))
-                    break
-                except (HydraException, OmegaConfBaseException):
-                    known = []
-            raise explain(error, known) from error
+            _check_experiment(overrides, named)
+            raise explain(error, _without_mistake(overrides, named)) from error
+
+
+def _check_experiment(overrides: list[str], named: list[str]) -> None:
+    """Refuse an experiment of another system than the one that is asked for beside it.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    from hydra import compose
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    experiment, system = (_value_of(overrides, key) for key in ("experiment", "system"))
+    if experiment is None or system is None:
+        return
+    with suppress(HydraException, OmegaConfBaseException):
+        own = compose(_CONFIG, [f"experiment={experiment}", *named]).system
+        if own != system and experiment != "default":
+            raise ConfigError(
+                f"experiment={experiment} is of system={own}; leave system={system} out, or take another "
+                "experiment"
+            )
+
+
+def _without_mistake(overrides: list[str], named: list[str]) -> DictConfig | None:
+    """As much of a configuration as can be composed: with its groups, or with what is trained."""
+    from hydra import compose
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    whole = [o for o in overrides if "." not in o.partition("=")[0] and "," not in o]
+    trained = [o for o in whole if o.partition("=")[0] in ("system", "experiment")]
+    system = [o for o in trained if o.startswith("system=")]
+    for some in (whole, trained, system, []):
+        with suppress(HydraException, OmegaConfBaseException):
+            return compose(_CONFIG, [*some, *named])
+    return None
 
 
 def compose_config(overrides: list[str]) -> RunConfig:

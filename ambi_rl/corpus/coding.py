@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,18 +93,33 @@ class Result:
     facts: dict[str, Any]
 
 
-@contextmanager
-def _own_pixel_limit() -> Iterator[None]:
-    """The format's own limit on the size holds, not Pillow's, which is lower: the user named the file.
+class _OwnPixelLimit:
+    """While it is entered, the format's own limit on the size holds, not Pillow's, which is lower.
 
-    Pillow's is a variable of its module, so it is put back for the rest of the process.
+    The user named the file. Pillow's is a variable of its module: it is put back for the rest of the process,
+    by whichever thread is the last to leave.
     """
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: int | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = Image.MAX_IMAGE_PIXELS
+                Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                Image.MAX_IMAGE_PIXELS = self._before
+
+
+_own_pixel_limit = _OwnPixelLimit()
 
 
 def encode_bytes(
@@ -124,7 +139,7 @@ def encode_bytes(
     if data.startswith(MAGIC):
         # Pillow would open it where somebody has imported our plugin.
         raise UnsupportedImageError(f"{name} is not a picture but an ambi file; decode it first")
-    with _own_pixel_limit():
+    with _own_pixel_limit:
         image = open_image(data, name)
     ensure_compiled("encode", report=announce)
     start = time.perf_counter()

@@ -106,6 +106,13 @@ class RunRecord:
         return self.config.get("system") == "features"
 
     @property
+    def played(self) -> dict[str, Any]:
+        """Of a feature codec: `score` and `bits_per_frame` of games played on reconstructions, once known."""
+        play = self.metrics.get("play")
+        found = play.get("features") if isinstance(play, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    @property
     def agent(self) -> str:
         """Name of the algorithm."""
         if self.is_features:
@@ -119,12 +126,8 @@ class RunRecord:
         Of a feature codec, where the reward is the game's: what the code costs, and the score on it.
         """
         if self.is_features:
-            played = (self.metrics.get("play") or {}).get("features")
-            return (
-                ""
-                if not played
-                else "{bits_per_frame:.0f} bits, score {score:.1f}".format(**played)
-            )
+            bits, score = (self.played.get(key) for key in ("bits_per_frame", "score"))
+            return "" if bits is None or score is None else f"{bits:.0f} bits, score {score:.1f}"
         parts = []
         for key, value in flatten({"": self.config.get("reward") or {}}).items():
             name = key.lstrip(".")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -37,6 +37,9 @@ from ambi_rl.training.run_config import RUN_RULES, RunConfig
 METRICS = ("auto", "psnr", "ssim", "ms_ssim")
 CREDITS = ("auto", "tree", "steps")
 WARM_STARTS = ("none", "imitation")
+
+BLOCK_GROUPS = ("env", "data", "reward", "agent")
+"""Groups of files that belong to the system block; features has keys of such names, but one file for all."""
 
 
 @dataclass
@@ -376,7 +379,8 @@ def to_config(composed: DictConfig) -> RunConfig:
     unknown = _unknown_keys(composed)
     if unknown:
         # Hydra lets +KEY=VALUE add what nothing reads.
-        raise explain_key(unknown[0], [key for key in keys_of(composed) if key not in unknown])
+        known = [key for key in keys_of(composed) if key not in unknown]
+        raise explain_key(unknown[0], known, str(composed.get("system")))
     try:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
@@ -426,17 +430,57 @@ _ARGUMENTS = "reward.metric.arguments"
 """The one mapping whose keys are the user's."""
 
 
-def explain_key(key: str, known: list[str]) -> ConfigError:
+def _schema_keys(kind: type, prefix: str = "") -> set[str]:
+    """Every dotted key of a structured configuration, parts included."""
+    found: set[str] = set()
+    for name, hint in get_type_hints(kind).items():
+        found.add(f"{prefix}{name}")
+        if is_dataclass(hint):
+            found |= _schema_keys(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
+    return found
+
+
+def _system_with(key: str) -> str | None:
+    """A system that has a key, or one below it."""
+    systems = {
+        "block": _schema_keys(TrainConfig) | _schema_keys(PPOConfig, "agent."),
+        "features": _schema_keys(FeatureConfig),
+    }
+    return next((name for name, keys in systems.items() if key in keys), None)
+
+
+def explain_group(group: str, known: list[str], system: str) -> ConfigError:
+    """The error for a group of files that is not to be chosen.
+
+    Args:
+        group: As it was given.
+        known: Every dotted key.
+        system: What is trained.
+    """
+    if group not in BLOCK_GROUPS or system == "block":
+        return explain_key(group, known, system)
+    own = [key for key in known if key.startswith(f"{group}.") and key.count(".") == 1]
+    hint = f"; its own keys are {', '.join(own)}" if own else ""
+    return ConfigError(
+        f"{group}=… chooses a file of system=block, and this is system={system}{hint}"
+    )
+
+
+def explain_key(key: str, known: list[str], system: str) -> ConfigError:
     """The error for a key that does not exist: what was meant, or what there is.
 
     Args:
         key: Dotted, as it was given.
         known: Every dotted key.
+        system: What is trained.
     """
-    if f"{key}.".startswith(f"{_ARGUMENTS}."):
+    if f"{key}.".startswith(f"{_ARGUMENTS}.") and system == "block":
         return ConfigError(
             f"{key} is not set: what your function takes is added, with a plus: +{_ARGUMENTS}.NAME=VALUE"
         )
+    other = _system_with(key)
+    if other not in (None, system):
+        return ConfigError(f"{key} is a key of system={other}, and this is system={system}")
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if not close:
         # Perhaps the right name in the wrong place.
@@ -455,13 +499,15 @@ def explain_key(key: str, known: list[str]) -> ConfigError:
     return ConfigError(f"there is no key {key!r}; {hint}{where} has {', '.join(names)}")
 
 
-def explain(error: Exception, known: list[str] | None = None) -> ConfigError:
+def explain(error: Exception, composed: DictConfig | None = None) -> ConfigError:
     """One line for an error of Hydra or OmegaConf.
 
     Args:
         error: What was raised.
-        known: Every dotted key, to suggest one.
+        composed: The same configuration without the mistake, to suggest keys of it.
     """
+    known = [] if composed is None else keys_of(composed)
+    system = "" if composed is None else str(composed.get("system"))
     messages: list[str] = []
     current: BaseException | None = error
     while current is not None and len(messages) < 4:
@@ -472,9 +518,9 @@ def explain(error: Exception, known: list[str] | None = None) -> ConfigError:
     override = re.search(r"Could not override '([^']+)'", text)
     full = re.search(r"full_key: (\S+)", text)
     if missing and known:
-        return explain_key((override or full or missing).group(1), known)
+        return explain_key((override or full or missing).group(1), known, system)
     group = re.search(
-        r"Could not find '([^'/]+)/([^']+)'.*?Available options in '[^']+':(.*)", text, re.S
+        r"Could not find '([^'/]+)/([^']*)'.*?Available options in '[^']+':(.*)", text, re.S
     )
     if group:
         names = [n for n in re.findall(r"^\s+(\S+)$", group[3], re.M) if not n.endswith("_schema")]
@@ -485,11 +531,17 @@ def explain(error: Exception, known: list[str] | None = None) -> ConfigError:
         r"Could not override '([^']+)'\.\s*\n?\s*No match in the defaults list", text
     )
     if wrong_group and known:
-        return explain_key(wrong_group[1], known)
+        return explain_group(wrong_group[1], known, system)
+    added = re.search(r"In '([^'/]+)/[^']*': ValidationError", text)
+    if added and known:
+        return explain_group(added[1], known, system)
     value = re.search(r"Value '([^']*)' of type '\w+' could not be converted to (\w+)", text)
     if value and full:
         kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
         wanted = kinds.get(value[2], value[2])
         return ConfigError(f"{full[1]} is {value[1]!r}; it must be {wanted}")
+    optional = re.search(r"field '([^']+)' is not Optional", text)
+    if optional:
+        return ConfigError(f"{optional[1]} is null; it must have a value")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return ConfigError("; ".join(dict.fromkeys(lines[:2])) or type(error).__name__)

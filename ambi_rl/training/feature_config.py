@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -121,7 +123,8 @@ class TestSetConfig:
     frames: int = MISSING
     seed: int = MISSING
     folder: str = MISSING
-    policies: dict[str, float] = MISSING
+    # dict[str, float] | None; with that type OmegaConf (2.3) refuses to replace what is null or empty.
+    policies: Any = MISSING
 
 
 @dataclass
@@ -145,6 +148,24 @@ class FeatureConfig(RunConfig):
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     test_set: TestSetConfig = field(default_factory=TestSetConfig)
     evaluation: ScoreConfig = field(default_factory=ScoreConfig)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Who plays, each with a share; who there is and that they add up to 1, the test set knows."""
+
+    text: str = "null, or 0…1 by name"
+
+    def check(self, key: str, value: Any) -> None:
+        """See `Rule`."""
+        if not isinstance(value, Mapping) or not all(map(_is_share, value.values())):
+            raise ConfigError(
+                f"{key} is {value!r}; it must be null or shares by name, like {{random: 0.5, scripted: 0.5}}"
+            )
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 FEATURE_RULES: dict[str, Rule] = {
@@ -199,6 +220,7 @@ FEATURE_RULES: dict[str, Rule] = {
     "decoder.learning_rate": Above(0),
     "test_set.frames": AtLeast(1),
     "test_set.seed": AtLeast(0),
+    "test_set.policies": Shares(),
     "evaluation.every": AtLeast(0),
     "evaluation.episodes": AtLeast(1),
     "evaluation.max_steps": AtLeast(1),

@@ -51,7 +51,7 @@ def test_set_path(config: FeatureConfig, settings: ImageEnvSettings) -> Path:
 
 
 def _chosen_policies(config: FeatureConfig) -> dict[str, float]:
-    return {name: share for name, share in config.test_set.policies.items() if share}
+    return {name: share for name, share in (config.test_set.policies or {}).items() if share}
 
 
 class FeatureEvaluation:
