@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 from torch.nn import functional
 
 from ambi_rl.agents.rate_ppo import RatePolicy
@@ -39,6 +40,7 @@ def imitate(
     policy: RatePolicy,
     play: Play,
     *,
+    others: Sequence[nn.Parameter] = (),
     epochs: int,
     batch_size: int,
     learning_rate: float,
@@ -50,6 +52,7 @@ def imitate(
     Args:
         policy: To be trained.
         play: In order of time.
+        others: Weights beside the policy's that its further loss trains.
         epochs: Passes over it.
         batch_size: Moves in a gradient step.
         learning_rate: Of Adam at the start; it falls to zero along a cosine.
@@ -58,7 +61,7 @@ def imitate(
     """
     count = max(len(play.actions) * 9 // 10, 1)
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
+    optimizer = torch.optim.Adam([*policy.parameters(), *others], lr=learning_rate)
     per_epoch = -(-count // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * per_epoch)
     policy.set_training_mode(True)

@@ -164,7 +164,7 @@ class FeatureRun:
         self.decoder = FrameDecoder(policy.encoder.latent_shape, config.decoder.width)
         self.decoder.to(self.agent.device)
         self.loss = FrameLoss(config.decoder.pixel, config.decoder.motion, config.decoder.latent)
-        if config.decoder.training == "joint":
+        if self._is_joint:
             # Not part of the policy: its gradients are not clipped with the agent's.
             policy.optimizer.add_param_group({"params": list(self.decoder.parameters())})
         self.control = build_control(
@@ -262,6 +262,7 @@ class FeatureRun:
             result = imitate(
                 self.agent.policy,
                 play,
+                others=list(self.decoder.parameters()) if self._is_joint else [],
                 epochs=imitation.epochs,
                 batch_size=imitation.batch_size,
                 learning_rate=imitation.learning_rate,
@@ -274,21 +275,25 @@ class FeatureRun:
             f"{result.value_correlation:.2f}; {result.excluded} moves left out for the test set"
         )
 
+    @property
+    def _is_joint(self) -> bool:
+        return self.config.decoder.training == "joint"
+
     def learn(self) -> None:
         """Train the agent until the configured number of moves."""
         config, start = self.config, self.progress.steps
         policy = self.agent.policy
+        if self._is_joint:
+            policy.further_loss = joint_loss(
+                policy.encoder, self.decoder, self.loss, config.decoder.joint_weight
+            )
         if not self.progress.warm_started:
-            if config.decoder.training == "joint":
+            if self._is_joint:
                 self._begin_decoder()
             self.warm_start()
             self.guard.check_update(self.agent)
             self.progress.warm_started = True
             self.checkpoint(0)
-        if config.decoder.training == "joint":
-            policy.further_loss = joint_loss(
-                policy.encoder, self.decoder, self.loss, config.decoder.joint_weight
-            )
         policy.alpha = self.control.alpha
         self.agent.next_alpha = self._next_alpha
         if config.total_steps <= start:
