@@ -203,6 +203,7 @@ MISTAKES = {
     "system=features env.id=null": "env.id is null; it must have a value",
     "system=features test_set.policies=random": r"is 'random'; it must be null or shares by name, like \{",
     "system=features agent.warm_start=run": "not said which; give agent.pretrained=runs/NAME",
+    "system=features agent.gamma=1": "agent.gamma is 1, with which returns of a player have no end",
     "system=features agent.pretrained=x": "agent.warm_start is imitation; give agent.warm_start=run too",
     "system=features decoder.pixel=0": "are all 0; give one of them a weight",
     "experiment=breakout agent.widht=8": r"did you mean agent.width\? agent has width, features",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import subprocess
 import sys
@@ -20,9 +21,10 @@ from torch import nn  # noqa: E402
 
 from ambi_rl.cli import profiles  # noqa: E402
 from ambi_rl.cli.app import app  # noqa: E402
-from ambi_rl.cli.frames import find_files  # noqa: E402
+from ambi_rl.cli.frames import find_files, read_pictures  # noqa: E402
 from ambi_rl.codec import bundle as block_bundle  # noqa: E402
 from ambi_rl.codec import bundle_file  # noqa: E402
+from ambi_rl.errors import CorruptFileError  # noqa: E402
 from ambi_rl.neural.bundle import feature_bundle, load_bundle, save_bundle  # noqa: E402
 from ambi_rl.neural.feature_codec import FeatureCodec, Frames  # noqa: E402
 from ambi_rl.neural.networks import FeatureEncoder, FrameDecoder  # noqa: E402
@@ -351,6 +353,25 @@ def test_sources_that_hold_no_frames(bundle: Path, tmp_path: Path) -> None:
         one_line(result, code, word, tmp_path / name if code != 2 else word)
     one_line(run("encode", "-", tmp_path / "x.ambi", "-b", bundle), 2, "stdin")
     assert not (tmp_path / "x.ambi").exists()
+
+
+def test_damaged_arrays_are_said_to_be_damaged(tmp_path: Path) -> None:
+    content = np.random.default_rng(0).integers(0, 9, (2, 84, 84), np.uint8)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (10**9, 840, 84)}
+    )
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:
+        archive.writestr("frames.npy", header.getvalue())
+    np.savez_compressed(tmp_path / "bits.npz", frames=content)
+    good = (tmp_path / "bits.npz").read_bytes()
+    (tmp_path / "bits.npz").write_bytes(good[:300] + bytes(200) + good[500:])
+    np.save(tmp_path / "header.npy", content)
+    header_text = (tmp_path / "header.npy").read_bytes()
+    (tmp_path / "header.npy").write_bytes(header_text.replace(b"}", b" ", 1))
+    for name in ("huge.npz", "bits.npz", "header.npy"):
+        with pytest.raises(CorruptFileError, match="is no array that can be read"):
+            list(read_pictures(tmp_path / name))
 
 
 def test_names_are_ordered_as_people_do(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from ambi_rl.neural.priors import (
     Prior,
     build_prior,
 )
-from ambi_rl.neural.quantization import QUANTIZATIONS, add_noise, quantize
+from ambi_rl.neural.quantization import QUANTIZATIONS, add_noise, quantize, to_integers
 from ambi_rl.neural.tables import tables_from_prior
 
 
@@ -229,3 +229,9 @@ def test_quantizers_round_where_there_is_no_gradient_to_take(how: str) -> None:
         assert torch.allclose(seen, rounded)
     seen.sum().backward()
     assert torch.equal(latents.grad, torch.ones_like(latents))  # type: ignore[arg-type]
+
+
+def test_every_latent_is_coded_as_some_integer() -> None:
+    latent = torch.tensor([0.4, -1.6, 3e9, -torch.inf, torch.inf, torch.nan])
+    most = 2**31 - 128
+    assert to_integers(latent).tolist() == [0, -2, most, -most, most, 0]

@@ -102,11 +102,14 @@ def read_pictures(path: Path) -> Iterator[Picture]:
 def _read_array(path: Path) -> Iterator[Picture]:
     try:
         array = _load_array(path)
+    except AmbiError:
+        raise
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; check the name") from None
     except OSError as error:
         raise AmbiError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, KeyError, EOFError, SyntaxError, zipfile.BadZipFile) as error:
+    except Exception as error:
+        # Damaged files end in many kinds of exception, from zlib.error to MemoryError for a false shape; and
         # numpy's messages speak of pickles, which are never loaded here.
         raise CorruptFileError(
             f"{path} is no array that can be read; write it with numpy.save"
@@ -218,10 +221,9 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         raise UsageError(
             f"{folder} is a file; name a folder, or a file that ends in one of {endings}"
         )
-    ours = re.compile(r"\d{6,}\.png")
     for path in folder.iterdir():
         if path.suffix.lower() in PICTURE_SUFFIXES and not (
-            overwrite and ours.fullmatch(path.name)
+            overwrite and _FRAME_NAME.fullmatch(path.name)
         ):
             raise UsageError(f"{folder} holds pictures, such as {path.name}; name a new folder")
 

@@ -14,6 +14,7 @@ from ambi_rl.codec.container import MAX_PIXELS
 from ambi_rl.errors import CorruptFileError, ImageTooLargeError, UnknownBundleError
 from ambi_rl.neural.bundle import FeatureBundle
 from ambi_rl.neural.networks import FRAME_SIDE
+from ambi_rl.neural.quantization import to_integers
 from ambi_rl.neural.stream import (
     FRAMES_PER_PACKET,
     StreamHeader,
@@ -23,8 +24,6 @@ from ambi_rl.neural.stream import (
 
 _BATCH = 64
 """Frames that the networks see at a time."""
-_LARGEST = float(2**31 - 128)
-"""The largest 32-bit integer that is a float of 32 bits too."""
 
 Frames = npt.NDArray[np.uint8]
 Latents = npt.NDArray[np.int32]
@@ -64,10 +63,8 @@ class FeatureCodec:
         out = np.empty((len(stacks), *self.bundle.latent_shape), np.int32)
         for start in range(0, len(stacks), _BATCH):
             part = torch.from_numpy(stacks[start : start + _BATCH].copy())
-            latent = torch.round(self._networks.encoder.latent(part.float() / 255))
-            # Weights may be such that a latent has no integer; no frame shall end in an error for it.
-            limited = torch.nan_to_num(latent).clamp(-_LARGEST, _LARGEST)
-            out[start : start + _BATCH] = limited.to(torch.int32).numpy()
+            latent = self._networks.encoder.latent(part.float() / 255)
+            out[start : start + _BATCH] = to_integers(latent).numpy()
         return out
 
     @torch.inference_mode()

@@ -7,6 +7,8 @@ from torch import Tensor
 
 QUANTIZATIONS = ("round", "noise", "none")
 """What the network after the latent sees while it is trained; see `quantize`."""
+_LARGEST = float(2**31 - 128)
+"""The largest 32-bit integer that is a float of 32 bits too."""
 
 
 def add_noise(latent: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -25,6 +27,15 @@ def add_noise(latent: Tensor, generator: torch.Generator | None = None) -> Tenso
 def round_latent(latent: Tensor) -> Tensor:
     """Round to whole numbers; the gradient is that of the identity (straight-through)."""
     return latent + (torch.round(latent) - latent).detach()
+
+
+def to_integers(latent: Tensor) -> Tensor:
+    """What is coded of a latent: int32, of the same shape.
+
+    Weights may be such that a latent has no integer, for it is nan or too large; no frame shall end in an
+    error for that, nor in whatever number the processor makes of it.
+    """
+    return torch.nan_to_num(torch.round(latent)).clamp(-_LARGEST, _LARGEST).to(torch.int32)
 
 
 def quantize(latent: Tensor, how: str, *, training: bool) -> Tensor:

@@ -245,6 +245,11 @@ def validate_features(config: FeatureConfig) -> None:
             f"agent.pretrained is given, but agent.warm_start is {agent.warm_start}; "
             "give agent.warm_start=run too"
         )
+    if agent.warm_start == "imitation" and agent.gamma == 1:
+        raise ConfigError(
+            "agent.gamma is 1, with which returns of a player have no end; take less, or "
+            "agent.warm_start=none"
+        )
     if decoder.pixel == decoder.motion == decoder.latent == 0:
         raise ConfigError(
             "decoder.pixel, decoder.motion and decoder.latent are all 0; give one of them a weight"

@@ -23,6 +23,7 @@ from ambi_rl.envs.breakout_frames import object_errors
 from ambi_rl.neural.frame_training import as_input
 from ambi_rl.neural.networks import FrameDecoder
 from ambi_rl.neural.priors import KINDS, NormalPrior, Prior, build_prior
+from ambi_rl.neural.quantization import to_integers
 from ambi_rl.neural.tables import LatentTables, tables_from_prior
 from ambi_rl.training.display import Display
 from ambi_rl.training.feature_config import FeatureConfig
@@ -35,7 +36,7 @@ _BATCH = 256
 _PRIOR_BATCH = 1024
 """Frames of a gradient step of the prior, after training."""
 SCORE_SEED = 7_000_003
-"""Of the games that scores are of; training's seeds are elsewhere."""
+"""Of the games that scores are of, whatever the seed of the run: runs can be compared."""
 _PICTURES = 8
 
 
@@ -226,7 +227,7 @@ class NetworkCoder:
 
     def latents(self, stacks: Frames) -> Latents:
         """Rounded latents, int32 [N, C, h, w], of stacks uint8 [N, k, 84, 84]."""
-        rounded: Latents = torch.round(self.raw_latents(stacks)).to(torch.int32).numpy()
+        rounded: Latents = to_integers(self.raw_latents(stacks)).numpy()
         return rounded
 
     @torch.no_grad()

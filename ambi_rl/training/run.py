@@ -1,4 +1,4 @@
-"""A training run from beginning to end: `train(config)` returns what it reached."""
+"""A training run of the block codec from beginning to end."""
 
 from __future__ import annotations
 
@@ -468,6 +468,8 @@ class Run:
                 log_interval=1,
                 reset_num_timesteps=False,
             )
+        # After the last update no rollout begins that would look.
+        self._stop_if_asked(int(self.agent.num_timesteps))
 
     def _stop_if_asked(self, steps: int) -> None:
         self.stopping.stop_if_asked(lambda: self.checkpoint(steps))
