@@ -258,6 +258,10 @@ class FeatureRun:
                 seed=self.config.seed,
                 exclude=self.evaluation.test_set.contains,
             )
+        if not len(play.actions):
+            raise UsageError(
+                "all moves of the scripted player show frames of the test set; raise agent.imitation.steps"
+            )
         with self.display.phase("imitation") as report:
             result = imitate(
                 self.agent.policy,
