@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ _LEAST_STEP = 1e-7
 _FIT_RATE = 0.01
 
 
-class Prior(nn.Module):
+class Prior(nn.Module, ABC):
     """A distribution for each channel, independent of place.
 
     Args:
@@ -33,6 +34,7 @@ class Prior(nn.Module):
         super().__init__()
         self.channels = channels
 
+    @abstractmethod
     def log_cumulative(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Logarithms of F, the distribution function of each channel, from both ends.
 
@@ -42,13 +44,13 @@ class Prior(nn.Module):
         Returns:
             ln F(values) and ln (1 − F(values)), [C, N], each exact where it is far below 0.
         """
-        raise NotImplementedError
 
     def cumulative(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """F(values) and 1 − F(values), [C, N], of values [C, N], each exact where it is small."""
         below, above = self.log_cumulative(values)
         return below.exp(), above.exp()
 
+    @abstractmethod
     def fit(
         self, latents: Tensor, *, steps: int = 1, generator: torch.Generator | None = None
     ) -> None:
@@ -59,7 +61,6 @@ class Prior(nn.Module):
             steps: Gradient steps, for a prior that has no closed form.
             generator: See `add_noise`, likewise.
         """
-        raise NotImplementedError
 
     def bits(self, latents: Tensor) -> Tensor:
         """−log₂ (F(z + ½) − F(z − ½)).

@@ -43,7 +43,7 @@ from ambi_rl.training.feature_evaluation import FeatureEvaluation
 from ambi_rl.training.finite import FiniteGuard
 from ambi_rl.training.memory import keep_freed_memory
 from ambi_rl.training.run_folder import RunFolder, write_json
-from ambi_rl.training.status import EvaluationHook, Pruned, Tracker
+from ambi_rl.training.status import EvaluationHook
 from ambi_rl.training.stopping import Stopping
 
 Frames = npt.NDArray[np.uint8]
@@ -571,33 +571,14 @@ def _randomise(actions: Any, space: spaces.Space[Any], rng: np.random.Generator)
         actions[index] = space.sample()
 
 
-def train_features(
+def begin_features(
     config: FeatureConfig,
     place: RunFolder,
     display: Display,
-    tracker: Tracker,
     on_evaluation: EvaluationHook | None,
-) -> dict[str, Any]:
-    """Train in a prepared folder.
-
-    Raises:
-        Pruned: As the hook raised it, between two updates.
-        KeyboardInterrupt: When the update in progress was done and a checkpoint saved; a second one at once.
-    """
+) -> FeatureRun:
+    """A run in a prepared folder; see `ambi_rl.training.start.train`."""
     keep_freed_memory()
     torch.set_num_threads(config.agent.threads)
     resume = config.resume is not None
-    run = FeatureRun(config, place, display, resume=resume, on_evaluation=on_evaluation)
-    tracker.steps = lambda: int(run.agent.num_timesteps)
-    try:
-        with display.running():
-            run.learn()
-            return run.finish()
-    except Pruned:
-        run.checkpoint(int(run.agent.num_timesteps))
-        raise
-    except KeyboardInterrupt:
-        display.line(f"interrupted; go on with: ambi train resume={place.path}")
-        raise
-    finally:
-        run.env.close()
+    return FeatureRun(config, place, display, resume=resume, on_evaluation=on_evaluation)

@@ -50,7 +50,7 @@ from ambi_rl.training.display import Display
 from ambi_rl.training.evaluation import BD_RATES, HeldOut, best_evaluation, measure_baselines
 from ambi_rl.training.finite import FiniteGuard
 from ambi_rl.training.run_folder import RunFolder, write_json
-from ambi_rl.training.status import EvaluationHook, Pruned, Tracker
+from ambi_rl.training.status import EvaluationHook
 from ambi_rl.training.stopping import Stopping
 from ambi_rl.training.trajectory import capture, put_back
 
@@ -510,32 +510,17 @@ def _data_settings(data: DataConfig) -> DataSettings:
     return DataSettings(**same, qualities=(data.min_quality, data.max_quality))
 
 
-def train_block(
+def begin_block(
     config: TrainConfig,
     place: RunFolder,
     display: Display,
-    tracker: Tracker,
     on_evaluation: EvaluationHook | None,
-) -> dict[str, Any]:
-    """Train in a prepared folder; see `ambi_rl.training.start.train`."""
+) -> Run:
+    """A run in a prepared folder; see `ambi_rl.training.start.train`."""
     Distribution.set_default_validate_args(False)
     # The networks are so small that torch's threads only wait for each other: imitation was ten times
     # slower with two of them on a busy machine. The compiled environment has its own.
     torch.set_num_threads(1)
     ensure_compiled("train", report=display.line)
     resume = config.resume is not None
-    run = Run(config, place, display, resume=resume, on_evaluation=on_evaluation)
-    tracker.steps = lambda: int(run.agent.num_timesteps)
-    try:
-        with display.running():
-            run.learn()
-            return run.finish()
-    except Pruned:
-        # Evaluations stand between two updates, where a checkpoint is exact.
-        run.checkpoint(int(run.agent.num_timesteps))
-        raise
-    except KeyboardInterrupt:
-        display.line(f"interrupted; go on with: ambi train resume={place.path}")
-        raise
-    finally:
-        run.env.close()
+    return Run(config, place, display, resume=resume, on_evaluation=on_evaluation)

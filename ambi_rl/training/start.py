@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ambi_rl.training.config import TrainConfig
 from ambi_rl.training.display import Display
 from ambi_rl.training.feature_config import FeatureConfig
 from ambi_rl.training.run_config import RunConfig
 from ambi_rl.training.run_folder import RunFolder
-from ambi_rl.training.status import EvaluationHook, Tracker
+from ambi_rl.training.status import EvaluationHook, Pruned, Tracker
 
 
 def train(
@@ -54,6 +54,27 @@ def train(
     return metrics
 
 
+class TrainingRun(Protocol):
+    """A training run in progress, whatever it trains.
+
+    Attributes:
+        agent: Of Stable-Baselines3.
+        env: Its environments.
+    """
+
+    agent: Any
+    env: Any
+
+    def learn(self) -> None:
+        """Train until the configured number of decisions."""
+
+    def finish(self) -> dict[str, Any]:
+        """What the run reached."""
+
+    def checkpoint(self, steps: int) -> None:
+        """Save what is needed to go on."""
+
+
 def _trained(
     config: RunConfig,
     place: RunFolder,
@@ -61,12 +82,36 @@ def _trained(
     tracker: Tracker,
     on_evaluation: EvaluationHook | None,
 ) -> dict[str, Any]:
+    """Train in a prepared folder."""
+    run = _begun(config, place, display, on_evaluation)
+    tracker.steps = lambda: int(run.agent.num_timesteps)
+    try:
+        with display.running():
+            run.learn()
+            return run.finish()
+    except Pruned:
+        # Evaluations stand between two updates, where a checkpoint is exact.
+        run.checkpoint(int(run.agent.num_timesteps))
+        raise
+    except KeyboardInterrupt:
+        display.line(f"interrupted; go on with: ambi train resume={place.path}")
+        raise
+    finally:
+        run.env.close()
+
+
+def _begun(
+    config: RunConfig,
+    place: RunFolder,
+    display: Display,
+    on_evaluation: EvaluationHook | None,
+) -> TrainingRun:
     # What a system needs is imported when it is trained: games are an extra.
     if isinstance(config, FeatureConfig):
-        from ambi_rl.training.feature_run import train_features
+        from ambi_rl.training.feature_run import begin_features
 
-        return train_features(config, place, display, tracker, on_evaluation)
-    from ambi_rl.training.run import train_block
+        return begin_features(config, place, display, on_evaluation)
+    from ambi_rl.training.run import begin_block
 
     assert isinstance(config, TrainConfig)
-    return train_block(config, place, display, tracker, on_evaluation)
+    return begin_block(config, place, display, on_evaluation)
