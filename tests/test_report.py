@@ -722,7 +722,10 @@ def test_curves_can_be_chosen_and_zoomed_by_key(opened: Open) -> None:
     page.keyboard.press("0")
     wait(page, f"Math.abs({span} - {before}) < 0.01 * {before}")
     page.locator("#chart-numbers summary").click()
-    assert page.locator("#chart-numbers tbody tr").count() == 4 + 4 + 4 + 3 + 3
+    # The table is made at the `toggle` event, which a browser sends in its own time after the click.
+    rows = "document.querySelectorAll('#chart-numbers tbody tr').length"
+    wait(page, f"{rows} > 0")
+    assert page.evaluate(rows) == 4 + 4 + 4 + 3 + 3
 
 
 @browser_test
