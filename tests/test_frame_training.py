@@ -15,7 +15,14 @@ from ambi_rl.neural.frame_training import (
     joint_loss,
     moved,
 )
-from ambi_rl.neural.networks import FRAME_SIDE, LATENT_SCALE, LAYERS, FeatureEncoder, FrameDecoder
+from ambi_rl.neural.networks import (
+    FRAME_SIDE,
+    LATENT_SCALE,
+    LAYERS,
+    LEAST_DEVIATION,
+    FeatureEncoder,
+    FrameDecoder,
+)
 from ambi_rl.neural.quantization import round_latent
 
 SHAPES = {"features": (6, 1, 1), "conv3": (6, 7, 7), "conv2": (6, 9, 9)}
@@ -109,8 +116,72 @@ def test_losses_are_what_they_are_called() -> None:
     wanted = ((encoder.latent(seen) - encoder.latent(stacks)) / LATENT_SCALE).square().mean()
     latent = FrameLoss(pixel=0.0, motion=0.0, latent=0.5)(encoder, stacks, guess)
     assert latent.item() == pytest.approx(0.5 * wanted.item(), rel=1e-4)
-    exact = FrameLoss(1.0, 1.0, 1.0)(encoder, stacks, stacks[:, -1:])
+    exact = FrameLoss(pixel=1.0, motion=1.0, latent=1.0)(encoder, stacks, stacks[:, -1:])
     assert exact.item() == pytest.approx(0, abs=1e-9)
+
+
+def background() -> Frames:
+    """`ball` without one."""
+    stack = np.full((1, 4, FRAME_SIDE, FRAME_SIDE), 30, np.uint8)
+    stack[:, :, 10:20] = 120
+    return stack
+
+
+def ball(row: int, column: int) -> Frames:
+    """A stack that shows a dim ball."""
+    stack = background()
+    stack[:, :, row : row + 2, column : column + 2] += 40
+    return stack
+
+
+def test_at_more_scales_a_ball_that_is_near_is_better_than_none() -> None:
+    encoder, _ = networks()
+    rng = np.random.default_rng(0)
+    loss = FrameLoss(multiscale=1.0)
+    loss.fit(np.concatenate([ball(*place) for place in rng.integers(22, 80, (400, 2))]))
+    stacks = as_input(ball(40, 40), CPU)
+    none, near, far, there = (
+        loss(encoder, stacks, as_input(frames, CPU)[:, -1:]).item()
+        for frames in (background(), ball(42, 41), ball(70, 25), ball(40, 40))
+    )
+    assert there == 0
+    assert near < none < far
+    pixels = FrameLoss(pixel=1.0)
+    alone = [
+        pixels(encoder, stacks, as_input(frames, CPU)[:, -1:]).item()
+        for frames in (background(), ball(42, 41))
+    ]
+    assert alone[0] < alone[1]
+
+
+def test_the_mean_frame_costs_one_at_any_contrast() -> None:
+    encoder, _ = networks()
+    rng = np.random.default_rng(0)
+    for contrast in (40, 200):
+        frames = rng.integers(0, contrast, (1000, 1, FRAME_SIDE, FRAME_SIDE)).astype(np.uint8)
+        stacks = as_input(frames, CPU)
+        loss = FrameLoss(multiscale=1.0)
+        loss.fit(frames)
+        mean = stacks.mean(0, keepdim=True).expand_as(stacks)
+        assert loss(encoder, stacks, mean).item() == pytest.approx(1, rel=0.02)
+
+
+def test_standardized_pixels_have_mean_0_and_deviation_1_where_they_change() -> None:
+    encoder, _ = networks()
+    frames = as_input(toy_frames(300), CPU)
+    untouched = encoder.standardize(frames)
+    torch.testing.assert_close(untouched, frames)
+    encoder.standardize.fit(frames[:, -1:])
+    found = encoder.standardize(frames)[:, -1]
+    changes = frames[:, -1].std(0, correction=0) > LEAST_DEVIATION
+    assert 0.05 < changes.float().mean() < 0.9
+    torch.testing.assert_close(found.mean(0), torch.zeros(84, 84), atol=1e-3, rtol=0)
+    deviations = found.std(0, correction=0)
+    torch.testing.assert_close(
+        deviations[changes], torch.ones(int(changes.sum())), atol=1e-3, rtol=0
+    )
+    # What hardly changes is not blown up.
+    assert deviations.max() < 1.001
 
 
 def test_the_latent_loss_moves_the_decoder_and_not_the_encoder() -> None:
@@ -131,7 +202,7 @@ def test_the_joint_loss_reaches_the_encoder_through_the_code() -> None:
     losses = {}
     for weight in (1.0, 10.0):
         encoder.zero_grad()
-        further = joint_loss(encoder, decoder, FrameLoss(1.0, 0.0, 0.0), weight)
+        further = joint_loss(encoder, decoder, FrameLoss(pixel=1.0), weight)
         further(stacks, round_latent(encoder.latent(stacks))).backward()
         losses[weight] = gradient(encoder)
     assert losses[1.0] > 0
@@ -160,7 +231,13 @@ def train(seed: int, frames: Frames, loss: FrameLoss, steps: int = 100) -> Frame
 
 
 @pytest.mark.parametrize(
-    "loss", [FrameLoss(1.0, 0.0, 0.0), FrameLoss(1.0, 0.5, 0.0), FrameLoss(1.0, 0.0, 0.05)]
+    "loss",
+    [
+        FrameLoss(pixel=1.0),
+        FrameLoss(pixel=1.0, motion=0.5),
+        FrameLoss(pixel=1.0, latent=0.05),
+        FrameLoss(multiscale=0.02),
+    ],
 )
 def test_training_lowers_the_error_on_frames_it_has_not_seen(loss: FrameLoss) -> None:
     encoder, untrained = networks()
@@ -174,7 +251,7 @@ def test_training_lowers_the_error_on_frames_it_has_not_seen(loss: FrameLoss) ->
 
 
 def test_training_is_the_same_again_and_another_with_another_seed() -> None:
-    frames, loss = toy_frames(40), FrameLoss(1.0, 1.0, 0.1)
+    frames, loss = toy_frames(40), FrameLoss(pixel=1.0, motion=1.0, latent=0.1)
     one, same, other = (train(seed, frames, loss, steps=4).state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert any(not torch.equal(one[name], other[name]) for name in one)

@@ -19,6 +19,8 @@ _VALUE_WEIGHT = 0.02
 network's attention, and it has learned nothing of the ball after four passes (accuracy 39 % instead of
 56 %)."""
 _MAX_GRADIENT = 5.0
+_PRIOR_EVERY = 4
+"""Gradient steps of the policy between those of the prior, which are as many."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ def imitate(
     epochs: int,
     batch_size: int,
     learning_rate: float,
+    alpha: float = 0.0,
     seed: int,
     report: Callable[[float], None] = lambda fraction: None,
 ) -> ImitationResult:
@@ -56,6 +59,9 @@ def imitate(
         epochs: Passes over it.
         batch_size: Moves in a gradient step.
         learning_rate: Of Adam at the start; it falls to zero along a cosine.
+        alpha: Weight of the rate, per bit of a latent dimension, at the end. It is 0 during the first third
+            of the gradient steps and rises until the second is over: what is to be kept has to be found
+            before it can be cheap.
         seed: Of the order of moves.
         report: Called with the fraction done.
     """
@@ -63,21 +69,36 @@ def imitate(
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam([*policy.parameters(), *others], lr=learning_rate)
     per_epoch = -(-count // batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * per_epoch)
+    steps = epochs * per_epoch
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     policy.set_training_mode(True)
     for epoch in range(epochs):
         order = torch.randperm(count, generator=generator)
         for number, start in enumerate(range(0, count, batch_size)):
             rows = order[start : start + batch_size].numpy()
+            policy.alpha = alpha * _ramp((epoch * per_epoch + number) / steps)
             loss = _loss(policy, play, rows)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(policy.parameters(), _MAX_GRADIENT)
             optimizer.step()
             schedule.step()
+            if alpha and number % _PRIOR_EVERY == 0:
+                _fit_prior(policy, play, rows)
             report((epoch + number / per_epoch) / epochs)
     policy.set_training_mode(False)
     return _checked(policy, play, count, batch_size)
+
+
+def _ramp(done: float) -> float:
+    """The share of α that counts when a fraction of the gradient steps is done."""
+    return min(max(3 * done - 1, 0.0), 1.0)
+
+
+@torch.no_grad()
+def _fit_prior(policy: RatePolicy, play: Play, rows: npt.NDArray[np.int64]) -> None:
+    some = torch.as_tensor(play.observations[rows], device=policy.device)
+    policy.prior.fit(policy.latent(some), steps=_PRIOR_EVERY, generator=policy.noise)
 
 
 def _loss(policy: RatePolicy, play: Play, rows: npt.NDArray[np.int64]) -> torch.Tensor:

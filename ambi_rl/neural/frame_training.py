@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,32 +10,65 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ambi_rl.neural.networks import LATENT_SCALE, FeatureEncoder, FrameDecoder
+from ambi_rl.neural.networks import FRAME_SIDE, LATENT_SCALE, FeatureEncoder, FrameDecoder
 
 Frames = npt.NDArray[np.uint8]
 
+SCALES = (1, 2, 4, 12)
+"""Factors by which frames are shrunk for the multi-scale loss; 12 gives the 7x7 places of the code."""
+_LEAST_DEVIATION = 0.02
+"""Deviations of pixels below count as this, values 0…1: frames that are still to come may differ."""
+_SAMPLE = 2048
+"""Frames that statistics are taken from."""
 _MOVED = 8 / 255
 """A pixel that differs by more than this from an earlier frame of the stack has changed."""
 
 
-@dataclass(frozen=True)
-class FrameLoss:
+class FrameLoss(torch.nn.Module):
     """What a reconstruction costs.
 
-    Attributes:
+    Args:
         pixel: Weight of the mean squared error of all pixels, values 0…1.
         motion: Weight of the squared error, beside that, of pixels within one of those that changed in the
             stack; the mean is over all pixels too.
+        multiscale: Weight of the squared error of frames shrunk by each of `SCALES`, in units of each pixel's
+            variance in the frames of `fit`; the mean over pixels and scales. 1 is about what the mean frame
+            would cost. A ball that is wrong by a few pixels is as wrong as none for the squared error, but
+            not for that of shrunk frames: there is a way to go from nothing to its place.
         latent: Weight of the mean squared difference between the latent of the stack and that of the stack
             with the reconstruction as its newest frame, in units of an untrained latent (Bader and von
             Bachmann 2021, 3.2.2).
     """
 
-    pixel: float
-    motion: float
-    latent: float
+    def __init__(
+        self,
+        pixel: float = 0.0,
+        motion: float = 0.0,
+        multiscale: float = 0.0,
+        latent: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.pixel, self.motion, self.multiscale, self.latent = pixel, motion, multiscale, latent
+        for scale in SCALES:
+            side = FRAME_SIDE // scale
+            self.register_buffer(f"precision_{scale}", torch.ones(1, side, side))
 
-    def __call__(self, encoder: FeatureEncoder, stacks: Tensor, frames: Tensor) -> Tensor:
+    @torch.no_grad()
+    def fit(self, frames: Frames) -> None:
+        """Take the variances of pixels from frames.
+
+        Args:
+            frames: Stacks, uint8 [N, k, 84, 84]; the newest of each counts.
+        """
+        device = self.get_buffer(f"precision_{SCALES[0]}").device
+        newest = sample_newest(frames, device)
+        for scale in SCALES:
+            deviation = functional.avg_pool2d(newest, scale).std(0, correction=0)
+            # Of shrunk frames less of a deviation is of importance.
+            precision = deviation.clamp_min(_LEAST_DEVIATION / scale).pow(-2)
+            self.get_buffer(f"precision_{scale}").copy_(precision)
+
+    def forward(self, encoder: FeatureEncoder, stacks: Tensor, frames: Tensor) -> Tensor:
         """The loss of reconstructions.
 
         Args:
@@ -44,14 +76,25 @@ class FrameLoss:
             stacks: Float [B, k, 84, 84], 0…1.
             frames: Reconstructions of the newest frames, float [B, 1, 84, 84].
         """
-        newest = stacks[:, -1:]
-        errors = (frames - newest).square()
-        loss = self.pixel * errors.mean()
+        errors = frames - stacks[:, -1:]
+        loss = self.pixel * errors.square().mean()
         if self.motion:
-            loss = loss + self.motion * (errors * moved(stacks)).mean()
+            loss = loss + self.motion * (errors.square() * moved(stacks)).mean()
+        if self.multiscale:
+            loss = loss + self.multiscale * self._multiscale_error(errors)
         if self.latent:
             loss = loss + self.latent * self._latent_error(encoder, stacks, frames)
         return loss
+
+    def _multiscale_error(self, errors: Tensor) -> Tensor:
+        parts = [
+            (
+                functional.avg_pool2d(errors, scale).square()
+                * self.get_buffer(f"precision_{scale}")
+            ).mean()
+            for scale in SCALES
+        ]
+        return torch.stack(parts).mean()
 
     @staticmethod
     def _latent_error(encoder: FeatureEncoder, stacks: Tensor, frames: Tensor) -> Tensor:
@@ -166,6 +209,12 @@ class DecoderTrainer:
         return loss.item()
 
 
+def sample_newest(frames: Frames, device: torch.device) -> Tensor:
+    """Newest frames of some of the stacks uint8 [N, k, 84, 84]: float [n, 1, 84, 84], 0…1."""
+    some = frames[:: max(len(frames) // _SAMPLE, 1), -1:]
+    return torch.as_tensor(some, device=device).float() / 255
+
+
 def begin_background(decoder: FrameDecoder, frames: Frames) -> None:
     """Set a decoder's background to the median of newest frames, so that only what changes is left to learn.
 
@@ -173,10 +222,9 @@ def begin_background(decoder: FrameDecoder, frames: Frames) -> None:
         decoder: Not trained yet.
         frames: Stacks, uint8 [N, k, 84, 84].
     """
-    some = frames[:: max(len(frames) // 512, 1), -1]
-    background = np.median(some, axis=0) / 255
+    background = sample_newest(frames, decoder.background.device).median(0, keepdim=True).values
     with torch.no_grad():
-        decoder.background.copy_(torch.as_tensor(background, dtype=torch.float32)[None, None])
+        decoder.background.copy_(background)
 
 
 def joint_loss(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 LAYERS = ("features", "conv3", "conv2")
 """Where the latent is taken: after the last layer, or after an earlier one."""
 FRAME_SIDE = 84
+LEAST_DEVIATION = 0.05
+"""Deviations below count as this, values 0…1: what never changed in the frames at hand may change yet."""
 LATENT_SCALE = 8.0
 """Untrained latents have about this deviation: with less, rounding would leave nothing to learn from."""
 
@@ -32,11 +35,37 @@ def _project(layer: nn.Linear | nn.Conv2d) -> nn.Module:
     return layer
 
 
+class Standardize(nn.Module):
+    """Each pixel less its mean, over its deviation; as it is until `fit` has seen frames.
+
+    What is hardly ever somewhere, such as a ball, is a large input when it is there; without this, its four
+    dim pixels are lost beside bricks and walls.
+    """
+
+    mean: Tensor
+    gain: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, 1, FRAME_SIDE, FRAME_SIDE))
+        self.register_buffer("gain", torch.ones(1, 1, FRAME_SIDE, FRAME_SIDE))
+
+    @torch.no_grad()
+    def fit(self, frames: Tensor) -> None:
+        """Take mean and deviation of frames, float [N, 1, 84, 84], 0…1."""
+        self.mean.copy_(frames.mean(0, keepdim=True))
+        self.gain.copy_(1 / frames.std(0, correction=0, keepdim=True).clamp_min(LEAST_DEVIATION))
+
+    def forward(self, stack: Tensor) -> Tensor:
+        """[B, k, 84, 84] likewise: all frames of a stack alike."""
+        return (stack - self.mean) * self.gain
+
+
 class FeatureEncoder(nn.Module):
     """The feature extractor of an Atari agent (Mnih et al. 2015) with a latent in its midst.
 
-    stack [k, 84, 84] ─ conv 8/4 ─ conv 4/2 ─┬─ conv 3/1 ─┬─ linear → features
-                              conv2: latent ─┘     conv3 ─┘       └─ features: latent
+    stack [k, 84, 84] ─ standardize ─ conv 8/4 ─ conv 4/2 ─┬─ conv 3/1 ─┬─ linear → features
+                                            conv2: latent ─┘     conv3 ─┘       └─ features: latent
 
     Args:
         frames: k, frames of a stack.
@@ -49,6 +78,7 @@ class FeatureEncoder(nn.Module):
     def __init__(self, frames: int, width: int, layer: str, channels: int, features: int) -> None:
         super().__init__()
         before: list[nn.Module] = [
+            Standardize(),
             _convolution(frames, width, 8, 4),
             _convolution(width, 2 * width, 4, 2),
         ]
@@ -73,6 +103,11 @@ class FeatureEncoder(nn.Module):
             after += [nn.Flatten(), nn.Linear(channels, features)]
         self.before = nn.Sequential(*before)
         self.after = nn.Sequential(*after, nn.ReLU())
+
+    @property
+    def standardize(self) -> Standardize:
+        """What pixels pass first."""
+        return cast(Standardize, self.before[0])
 
     def latent(self, stack: Tensor) -> Tensor:
         """The latent, not rounded: [B, C, h, w] of stacks [B, k, 84, 84], 0…1."""

@@ -154,6 +154,7 @@ class FeatureCheckpoint:
         policy: State of the policy, its prior included.
         optimizer: State of its optimizer.
         decoder: State of the decoder.
+        loss: State of its loss.
         tables: Arrays of the entropy coder's tables, by name; empty before the run's end.
         config: The run's configuration.
         progress: How far the run was.
@@ -162,6 +163,7 @@ class FeatureCheckpoint:
     policy: dict[str, Any]
     optimizer: dict[str, Any]
     decoder: dict[str, Any]
+    loss: dict[str, Any]
     tables: dict[str, Any]
     config: dict[str, Any]
     progress: Progress
@@ -209,6 +211,7 @@ def save_feature_checkpoint(path: Path, checkpoint: FeatureCheckpoint) -> None:
         "policy": checkpoint.policy,
         "optimizer": checkpoint.optimizer,
         "decoder": checkpoint.decoder,
+        "loss": checkpoint.loss,
         "tables": _convert(checkpoint.tables, np.ndarray, torch.from_numpy),
         "config": json.dumps(checkpoint.config),
         "progress": json.dumps(asdict(checkpoint.progress)),
@@ -230,6 +233,7 @@ def load_feature_checkpoint(path: Path) -> FeatureCheckpoint:
             content["policy"],
             content["optimizer"],
             content["decoder"],
+            content["loss"],
             _convert(content["tables"], torch.Tensor, torch.Tensor.numpy),
             json.loads(content["config"]),
             _progress(json.loads(content["progress"])),

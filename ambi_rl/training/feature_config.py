@@ -73,6 +73,7 @@ class PlayImitationConfig:
     epochs: int = MISSING
     batch_size: int = MISSING
     learning_rate: float = MISSING
+    alpha: float = MISSING
 
 
 @dataclass
@@ -81,6 +82,7 @@ class FeatureAgentConfig:
 
     width: int = MISSING
     features: int = MISSING
+    standardize: bool = MISSING
     warm_start: str = MISSING
     pretrained: str | None = MISSING
     imitation: PlayImitationConfig = field(default_factory=PlayImitationConfig)
@@ -108,6 +110,7 @@ class DecoderConfig:
     width: int = MISSING
     pixel: float = MISSING
     motion: float = MISSING
+    multiscale: float = MISSING
     latent: float = MISSING
     frames: int = MISSING
     scripted: float = MISSING
@@ -194,6 +197,7 @@ FEATURE_RULES: dict[str, Rule] = {
     "agent.imitation.epochs": AtLeast(1),
     "agent.imitation.batch_size": AtLeast(2),
     "agent.imitation.learning_rate": Above(0),
+    "agent.imitation.alpha": AtLeast(0),
     "agent.n_steps": AtLeast(2),
     "agent.batch_size": AtLeast(2),
     "agent.n_epochs": AtLeast(1),
@@ -212,6 +216,7 @@ FEATURE_RULES: dict[str, Rule] = {
     "decoder.width": Within(1, 256),
     "decoder.pixel": AtLeast(0),
     "decoder.motion": AtLeast(0),
+    "decoder.multiscale": AtLeast(0),
     "decoder.latent": AtLeast(0),
     "decoder.frames": AtLeast(2),
     "decoder.scripted": Within(0, 1),
@@ -250,7 +255,8 @@ def validate_features(config: FeatureConfig) -> None:
             "agent.gamma is 1, with which returns of a player have no end; take less, or "
             "agent.warm_start=none"
         )
-    if decoder.pixel == decoder.motion == decoder.latent == 0:
+    if not any((decoder.pixel, decoder.motion, decoder.multiscale, decoder.latent)):
         raise ConfigError(
-            "decoder.pixel, decoder.motion and decoder.latent are all 0; give one of them a weight"
+            "decoder.pixel, decoder.motion, decoder.multiscale and decoder.latent are all 0; give one of "
+            "them a weight"
         )

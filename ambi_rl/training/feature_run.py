@@ -25,9 +25,15 @@ from ambi_rl.agents.rate_control import build_control
 from ambi_rl.agents.rate_ppo import LatentFeatures, RatePolicy, RatePPO, RateRolloutBuffer
 from ambi_rl.envs.atari import ImageEnvSettings, check_packages, game_of, make_vec_env
 from ambi_rl.envs.breakout import ScriptedPlayer
-from ambi_rl.envs.players import Excluded, collect_play
+from ambi_rl.envs.players import Excluded, Play, collect_play
 from ambi_rl.errors import ConfigError, UsageError
-from ambi_rl.neural.frame_training import DecoderTrainer, FrameLoss, begin_background, joint_loss
+from ambi_rl.neural.frame_training import (
+    DecoderTrainer,
+    FrameLoss,
+    begin_background,
+    joint_loss,
+    sample_newest,
+)
 from ambi_rl.neural.networks import FRAME_SIDE, FrameDecoder
 from ambi_rl.training.callback import RECENT, Every
 from ambi_rl.training.checkpoint import (
@@ -52,7 +58,7 @@ _EVERY = 4
 """Moves between frames that the decoder is trained with: more variety for the same memory."""
 _NOISE = 0.1
 """Share of random moves while they are played, which leads to places where the agent would not go."""
-_BACKGROUND_FRAMES = 512
+_FIRST_FRAMES = 512
 _CURVE_POINTS = 40
 """Of the decoder's loss in TensorBoard."""
 _REFRESH_SECONDS = 0.5
@@ -163,7 +169,12 @@ class FeatureRun:
         policy = self.agent.policy
         self.decoder = FrameDecoder(policy.encoder.latent_shape, config.decoder.width)
         self.decoder.to(self.agent.device)
-        self.loss = FrameLoss(config.decoder.pixel, config.decoder.motion, config.decoder.latent)
+        self.loss = FrameLoss(
+            pixel=config.decoder.pixel,
+            motion=config.decoder.motion,
+            multiscale=config.decoder.multiscale,
+            latent=config.decoder.latent,
+        ).to(self.agent.device)
         if self._is_joint:
             # Not part of the policy: its gradients are not clipped with the agent's.
             policy.optimizer.add_param_group({"params": list(self.decoder.parameters())})
@@ -212,6 +223,7 @@ class FeatureRun:
             self.agent.policy.load_state_dict(checkpoint.policy)
             self.agent.policy.optimizer.load_state_dict(checkpoint.optimizer)
             self.decoder.load_state_dict(checkpoint.decoder)
+            self.loss.load_state_dict(checkpoint.loss)
         except (RuntimeError, ValueError, KeyError) as error:
             raise ConfigError(
                 f"the checkpoint {self.folder.last} is of other networks than the configuration asks for; "
@@ -222,12 +234,28 @@ class FeatureRun:
         self.agent.num_timesteps = self.progress.steps
 
     def warm_start(self) -> None:
-        """Begin as a scripted player or another run's agent."""
-        agent = self.config.agent
-        if agent.warm_start == "run":
-            self._take_over(Path(str(agent.pretrained)))
-        elif agent.warm_start == "imitation":
-            self._imitate()
+        """Begin as a scripted player or another run's agent, with statistics of what is to be seen."""
+        warm_start = self.config.agent.warm_start
+        play = self._scripted_play() if warm_start == "imitation" else None
+        self._begin_statistics(self._first_frames() if play is None else play.observations)
+        if warm_start == "run":
+            self._take_over(Path(str(self.config.agent.pretrained)))
+        if play is not None:
+            self._imitate(play)
+
+    def _begin_statistics(self, frames: Frames) -> None:
+        """Pixels' means and variances, as far as they are asked for."""
+        if self.config.agent.standardize:
+            self.agent.policy.encoder.standardize.fit(sample_newest(frames, self.agent.device))
+        if self._is_joint:
+            begin_background(self.decoder, frames)
+            self.loss.fit(frames)
+
+    def _first_frames(self) -> Frames:
+        """Play of the agent as it is at the start."""
+        frames = np.empty((_FIRST_FRAMES, *self._stack_shape), np.uint8)
+        self._collect(self._act, self.env, frames, lambda fraction: None)
+        return frames
 
     def _take_over(self, run: Path) -> None:
         source = load_feature_checkpoint(RunFolder(run).last)
@@ -244,7 +272,8 @@ class FeatureRun:
                 "latent and agent groups"
             ) from error
 
-    def _imitate(self) -> None:
+    def _scripted_play(self) -> Play:
+        """Moves of the scripted player, none on a frame of the test set."""
         imitation = self.config.agent.imitation
         with self.display.phase(f"scripted player: {imitation.steps:,} moves"):
             # It meets the ball with the middle of its paddle: where it aims cannot be seen, nor imitated.
@@ -262,6 +291,10 @@ class FeatureRun:
             raise UsageError(
                 "all moves of the scripted player show frames of the test set; raise agent.imitation.steps"
             )
+        return play
+
+    def _imitate(self, play: Play) -> None:
+        imitation = self.config.agent.imitation
         with self.display.phase("imitation") as report:
             result = imitate(
                 self.agent.policy,
@@ -270,6 +303,7 @@ class FeatureRun:
                 epochs=imitation.epochs,
                 batch_size=imitation.batch_size,
                 learning_rate=imitation.learning_rate,
+                alpha=imitation.alpha,
                 seed=self.config.seed,
                 report=report,
             )
@@ -292,8 +326,6 @@ class FeatureRun:
                 policy.encoder, self.decoder, self.loss, config.decoder.joint_weight
             )
         if not self.progress.warm_started:
-            if self._is_joint:
-                self._begin_decoder()
             self.warm_start()
             self.guard.check_update(self.agent)
             self.progress.warm_started = True
@@ -314,12 +346,6 @@ class FeatureRun:
             )
         # After the last update no rollout begins that would look.
         self.stopping.stop_if_asked(lambda: self.checkpoint(int(self.agent.num_timesteps)))
-
-    def _begin_decoder(self) -> None:
-        """Frames of an untrained agent say what the background is."""
-        frames = np.empty((_BACKGROUND_FRAMES, *self._stack_shape), np.uint8)
-        self._collect(self._act, self.env, frames, lambda fraction: None)
-        begin_background(self.decoder, frames)
 
     def _next_alpha(self, bits: float) -> float:
         return self.control.update(bits, self.mean_score())
@@ -361,6 +387,7 @@ class FeatureRun:
             self.agent.policy.state_dict(),
             self.agent.policy.optimizer.state_dict(),
             self.decoder.state_dict(),
+            self.loss.state_dict(),
             self.tables,
             cast(dict[str, Any], plain),
             self.progress,
@@ -408,6 +435,7 @@ class FeatureRun:
         encoder = self.agent.policy.encoder
         if config.training == "after":
             begin_background(self.decoder, frames)
+        self.loss.fit(frames)
         trainer = DecoderTrainer(
             encoder,
             self.decoder,
