@@ -481,6 +481,30 @@ def test_the_decoder_trains_with_the_agent(tiny: list[str], tmp_path: Path) -> N
     assert metrics_of(tmp_path / "joint")["steps"] == 160
 
 
+def test_statistics_of_pixels_are_those_of_the_beginning(tiny: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    joint = ["decoder.training=joint", "decoder.pixel=0", "decoder.multiscale=1"]
+    train_command([*tiny, "name=run", "total_steps=32", *joint])
+    begun = load_feature_checkpoint(run / "step-000000000000.pt")
+    mean, gain = (
+        begun.policy[f"features_extractor.encoder.before.0.{name}"][0, 0]
+        for name in ("mean", "gain")
+    )
+    # The block is everywhere but at the edges of the picture.
+    assert mean[40, 40] > mean[0, 0]
+    assert gain[40, 40] < gain[0, 0]
+    ended = last(run)
+    for name, tensor in begun.policy.items():
+        if name.endswith(("before.0.mean", "before.0.gain")):
+            assert torch.equal(ended.policy[name], tensor)
+    precisions = begun.loss["precision_1"][0]
+    assert precisions[40, 40] < precisions[0, 0]
+    train_command([f"resume={run}", "total_steps=64"])
+    assert torch.equal(last(run).policy["features_extractor.encoder.before.0.mean"][0, 0], mean)
+    train_command([*tiny, "name=plain", "total_steps=32", "agent.standardize=false"])
+    assert not last(tmp_path / "plain").policy["features_extractor.encoder.before.0.mean"].any()
+
+
 def test_frames_for_the_decoder_are_none_of_the_test_set(tiny: list[str], tmp_path: Path) -> None:
     from ambi_rl.cli.train import compose_config
     from ambi_rl.envs.atari import make_vec_env

@@ -483,7 +483,24 @@ def test_imitation_learns_moves_and_values_it_has_not_seen() -> None:
     assert not policy.training
 
 
-def test_imitation_does_not_follow_the_rate() -> None:
+def test_imitation_with_a_rate_makes_the_same_moves_for_fewer_bits() -> None:
+    play, bits = a_play(200), {}
+    for alpha in (0.0, 0.3):
+        policy = make_agent().policy
+        policy.alpha = 0.7
+        result = imitate(
+            policy, play, epochs=6, batch_size=20, learning_rate=3e-3, alpha=alpha, seed=0
+        )
+        assert result.accuracy > 0.9
+        assert policy.alpha == 0.7
+        with torch.no_grad():
+            latents = torch.round(policy.latent(torch.as_tensor(play.observations)))
+        policy.prior.fit(latents, steps=200)
+        bits[alpha] = float(policy.prior.bits(latents).mean())
+    assert bits[0.3] < 0.7 * bits[0.0]
+
+
+def test_imitation_does_not_follow_the_rate_unless_it_is_given_one() -> None:
     found: list[dict[str, Tensor]] = []
     for noise in (1, 2):
         policy = make_agent().policy

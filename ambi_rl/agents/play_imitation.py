@@ -72,6 +72,7 @@ def imitate(
     steps = epochs * per_epoch
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     policy.set_training_mode(True)
+    given = policy.alpha
     for epoch in range(epochs):
         order = torch.randperm(count, generator=generator)
         for number, start in enumerate(range(0, count, batch_size)):
@@ -87,6 +88,7 @@ def imitate(
                 _fit_prior(policy, play, rows)
             report((epoch + number / per_epoch) / epochs)
     policy.set_training_mode(False)
+    policy.alpha = given
     return _checked(policy, play, count, batch_size)
 
 

@@ -237,14 +237,15 @@ class FeatureRun:
         """Begin as a scripted player or another run's agent, with statistics of what is to be seen."""
         warm_start = self.config.agent.warm_start
         play = self._scripted_play() if warm_start == "imitation" else None
-        self._begin_statistics(self._first_frames() if play is None else play.observations)
+        if self.config.agent.standardize or self._is_joint:
+            self._begin_statistics(self._first_frames() if play is None else play.observations)
         if warm_start == "run":
             self._take_over(Path(str(self.config.agent.pretrained)))
         if play is not None:
             self._imitate(play)
 
     def _begin_statistics(self, frames: Frames) -> None:
-        """Pixels' means and variances, as far as they are asked for."""
+        """Pixels' means and variances, for the encoder and for a decoder that learns with it."""
         if self.config.agent.standardize:
             self.agent.policy.encoder.standardize.fit(sample_newest(frames, self.agent.device))
         if self._is_joint:
