@@ -13,8 +13,8 @@ SYSTEMS = ("block", "features")
 MAX_SEED = 2**31 - 1
 MAX_STEPS = 2 * 10**9
 """A run seeds its agent with `seed` and the decisions so far, of which the last rollout may go over
-`total_steps`; and Stable-Baselines3 seeds numpy's global generator too, which takes 32 bits. All else that is
-seeded takes more, and what is derived from a seed for it: torch 64 bits; environments, spaces and numpy's other
+`total_steps`; and Stable-Baselines3 seeds numpy's global generator too, which takes 32 bits. All else that
+is seeded takes what is derived from a seed for it: torch 64 bits; environments, spaces and numpy's other
 generators any number."""
 
 
