@@ -3,6 +3,8 @@
 Usage: scripts/fuzz.py [--cases 200000] [--seed 1] [--bounds-check] [--json FILE]
        scripts/fuzz.py --seed 1 --case 4711        (one case again, with its traceback)
 
+The feature codec has targets of its own, see scripts/fuzz_features.py.
+
 A case is drawn from the seed and its number alone. Targets: decoding (`ambi_rl.decode`), `ambi info`,
 loading a bundle and coding with it, and Pillow (`open`, `verify`, `load`). Some mutations damage bytes
 blindly; checksums stop nearly all of these, so that the others change fields, sections, payloads and
@@ -33,7 +35,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -110,13 +112,32 @@ class Seed(NamedTuple):
 
 
 class Case(NamedTuple):
-    """What is fed to whom."""
+    """What is fed to whom; the bundle is one of the codec that the target is part of, or None."""
 
     target: str
     mutation: str
     data: bytes
-    bundle: Bundle | None
+    bundle: Any
     max_pixels: int
+
+
+class Subject(Protocol):
+    """A codec that is fuzzed: it makes cases of its files and runs them."""
+
+    def make_case(self, seed: int, number: int, target: str | None = None) -> Case:
+        """Case `number` of a seed, of a target or of any."""
+
+    def run(self, case: Case) -> None:
+        """Feed a case to its target."""
+
+    def check(self, case: Case) -> None:
+        """Look closer at a case that ended well, at leisure: this is not timed."""
+
+    def expected(self, target: str) -> tuple[type[Exception], ...]:
+        """What callers of a target have to expect."""
+
+    def claimed_pixels(self, case: Case) -> int:
+        """What is to be decoded of a case, within its limit; 0 if nothing is."""
 
 
 class Outcome(NamedTuple):
@@ -222,6 +243,35 @@ class Corpus:
     def file(self, rng: random.Random) -> Seed:
         """One of the files."""
         return rng.choice(self.tiled if rng.random() < 0.04 else self.plain)
+
+    def make_case(self, seed: int, number: int, target: str | None = None) -> Case:
+        """See `Subject`."""
+        rng = random.Random(f"{seed} {number}")
+        chosen = rng.choices(("decode", "pillow", "info", "bundle"), (50, 20, 10, 20))[0]
+        if (target or chosen) == "bundle":
+            return bundle_case(rng, self)
+        return file_case(rng, self, target or chosen)
+
+    def run(self, case: Case) -> None:
+        """See `Subject`."""
+        _RUN[case.target](case, self)
+
+    def check(self, case: Case) -> None:
+        """Nothing is left to look at: whatever decodes matches its checksum."""
+
+    def expected(self, target: str) -> tuple[type[Exception], ...]:
+        """See `Subject`."""
+        return _EXPECTED[target]
+
+    def claimed_pixels(self, case: Case) -> int:
+        """What a file's header claims if it is within the case's limit, else 0."""
+        if case.target not in ("decode", "pillow"):
+            return 0
+        try:
+            container: Container = read_container(case.data, max_pixels=case.max_pixels)
+        except AmbiError:
+            return 0
+        return container.width * container.height
 
 
 # --- Blind mutations --------------------------------------------------------------------------------------
@@ -555,7 +605,7 @@ def bundle_tensors(rng: random.Random, data: bytes) -> bytes:
     """Other values in the tensors, with right hashes."""
     header, _ = _split(data)
     manifest = json.loads(header["__metadata__"]["ambi"])
-    tensors = {name: tensor.copy() for name, tensor in load_tensors(data).items()}
+    tensors = {name: tensor.copy() for name, tensor in sorted(load_tensors(data).items())}
     for name in rng.sample(sorted(tensors), rng.choice((1, 1, 3))):
         tensors[name] = _changed_tensor(rng, tensors[name])
     manifest["hashes"] = {name: bundle_file.hash_tensor(t) for name, t in tensors.items()}
@@ -564,7 +614,7 @@ def bundle_tensors(rng: random.Random, data: bytes) -> bytes:
 
 def _changed_tensor(rng: random.Random, tensor: np.ndarray) -> np.ndarray:
     choice = rng.randrange(8)
-    if choice == 0:
+    if choice == 0 and tensor.ndim:
         return np.ascontiguousarray(tensor[: rng.randrange(len(tensor) + 1)])
     if choice == 1:
         return tensor.reshape(-1)
@@ -613,15 +663,6 @@ def bundle_case(rng: random.Random, corpus: Corpus) -> Case:
 
 
 # --- Running ----------------------------------------------------------------------------------------------
-
-
-def make_case(corpus: Corpus, seed: int, number: int, target: str | None = None) -> Case:
-    """Case `number` of a seed, of a target or of any."""
-    rng = random.Random(f"{seed} {number}")
-    chosen = rng.choices(("decode", "pillow", "info", "bundle"), (50, 20, 10, 20))[0]
-    if (target or chosen) == "bundle":
-        return bundle_case(rng, corpus)
-    return file_case(rng, corpus, target or chosen)
 
 
 def _decode(case: Case, _: Corpus) -> None:
@@ -675,30 +716,23 @@ _EXPECTED: dict[str, tuple[type[Exception], ...]] = {
 }
 
 
-def claimed_pixels(case: Case) -> int:
-    """What a file's header claims if it is within the case's limit, else 0."""
-    if case.target not in ("decode", "pillow"):
-        return 0
-    try:
-        container: Container = read_container(case.data, max_pixels=case.max_pixels)
-    except AmbiError:
-        return 0
-    return container.width * container.height
-
-
-def run_case(case: Case, corpus: Corpus) -> Outcome:
+def run_case(case: Case, corpus: Subject) -> Outcome:
     """Run a case and say what came of it."""
     start = time.process_time()
-    name, finding = "ok", None
+    name, finding, seconds = "ok", None, None
     try:
-        _RUN[case.target](case, corpus)
-    except _EXPECTED[case.target] as error:
+        corpus.run(case)
+        seconds = time.process_time() - start
+        corpus.check(case)
+    except corpus.expected(case.target) as error:
         name = type(error).__name__
         if "\n" in str(error) or not str(error):
             name, finding = f"{name} of several lines", traceback.format_exc()
     except Exception as error:
         name, finding = type(error).__name__, traceback.format_exc()
-    return Outcome(name, finding, time.process_time() - start, claimed_pixels(case))
+    if seconds is None:
+        seconds = time.process_time() - start
+    return Outcome(name, finding, seconds, corpus.claimed_pixels(case))
 
 
 class Totals:
@@ -735,17 +769,16 @@ class Totals:
     def lines(self) -> list[str]:
         """By target: cases by outcome; then by mutation; then the extremes."""
         out = [f"{self.counts.total()} cases, {len(self.findings)} findings"]
-        for target in _RUN:
+        for target in sorted({target for target, _, _ in self.counts}):
             outcomes: Counter[str] = Counter()
             mutations: Counter[str] = Counter()
             for (of, mutation, name), count in self.counts.items():
                 if of == target:
                     outcomes[name] += count
                     mutations[mutation] += count
-            if outcomes:
-                out.append(f"{target}: {outcomes.total()}")
-                out.append("  " + ", ".join(f"{n} {c}" for n, c in outcomes.most_common()))
-                out.append("  " + ", ".join(f"{n} {c}" for n, c in mutations.most_common()))
+            out.append(f"{target}: {outcomes.total()}")
+            out.append("  " + ", ".join(f"{n} {c}" for n, c in outcomes.most_common()))
+            out.append("  " + ", ".join(f"{n} {c}" for n, c in mutations.most_common()))
         seconds, pixels, number = self.slowest
         out.append(f"slowest: case {number}, {seconds:.3f} s of CPU, {pixels} pixels")
         each, pixels, number = self.dearest
@@ -755,7 +788,7 @@ class Totals:
 
 
 def run_cases(
-    corpus: Corpus,
+    corpus: Subject,
     seed: int,
     numbers: Sequence[int],
     begin: Callable[[int], None] = lambda number: None,
@@ -765,20 +798,20 @@ def run_cases(
     totals = Totals()
     for number in numbers:
         begin(number)
-        case = make_case(corpus, seed, number, target)
+        case = corpus.make_case(seed, number, target)
         totals.add(number, case, run_case(case, corpus))
     totals.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return totals
 
 
-def _child(corpus: Corpus, seed: int, numbers: Sequence[int], current: Any, results: Any) -> None:
+def _child(corpus: Subject, seed: int, numbers: Sequence[int], current: Any, results: Any) -> None:
     def begin(number: int) -> None:
         current.value = number
 
     results.send(run_cases(corpus, seed, numbers, begin))
 
 
-def run_guarded(corpus: Corpus, seed: int, numbers: range) -> Totals:
+def run_guarded(corpus: Subject, seed: int, numbers: range) -> Totals:
     """Run cases in a process of their own; when one kills or hangs it, note that and go on after it."""
     context = multiprocessing.get_context("fork")
     totals = Totals()
@@ -811,11 +844,11 @@ def run_guarded(corpus: Corpus, seed: int, numbers: range) -> Totals:
     return totals
 
 
-def keep(corpus: Corpus, seed: int, findings: Sequence[tuple[int, str]]) -> None:
+def keep(corpus: Subject, seed: int, findings: Sequence[tuple[int, str]]) -> None:
     """Print findings and keep their files."""
     FINDINGS.mkdir(parents=True, exist_ok=True)
     for number, text in findings:
-        case = make_case(corpus, seed, number)
+        case = corpus.make_case(seed, number)
         path = FINDINGS / f"{seed}-{number}-{case.target}-{case.mutation}"
         path.write_bytes(case.data)
         print(f"FINDING seed {seed} case {number}, {case.target}, {case.mutation}: {path}\n{text}")
@@ -833,32 +866,35 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def main() -> int:
-    """Run the fuzzer; return 1 if anything was found."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=200_000)
+def arguments(description: str, cases: int) -> argparse.ArgumentParser:
+    """What the command line of every fuzzer has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--cases", type=int, default=cases)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--case", type=int, help="run this one case in this process")
-    parser.add_argument("--bounds-check", action="store_true", help="kernels that check bounds")
     parser.add_argument("--json", type=Path, help="write the counts to this file")
-    options = parser.parse_args()
-    if options.bounds_check and os.environ.get("NUMBA_BOUNDSCHECK") != "1":
-        # Numba reads it when it is imported.
-        return subprocess.call(
-            [sys.executable, *sys.argv], env={**os.environ, "NUMBA_BOUNDSCHECK": "1"}
-        )
+    return parser
+
+
+def run_one(corpus: Subject, seed: int, number: int) -> int:
+    """Run one case in this process and print what comes of it; 1 if that is a finding."""
+    case = corpus.make_case(seed, number)
+    outcome = run_case(case, corpus)
+    print(f"{case.target}, {case.mutation}, {len(case.data)} bytes: {outcome.name}")
+    print(f"{outcome.seconds:.3f} s, {outcome.pixels} pixels\n{outcome.finding or ''}")
+    return int(outcome.finding is not None)
+
+
+def run_all(make_corpus: Callable[[], Subject], options: argparse.Namespace) -> int:
+    """Run what `arguments` asks for; return 1 if anything was found."""
     os.environ.pop("AMBI_BUNDLES", None)
     # Overflows and invalid numbers in numpy are findings too.
     warnings.simplefilter("error", RuntimeWarning)
     revision = commit()
-    corpus = Corpus()
+    corpus = make_corpus()
     if options.case is not None:
-        case = make_case(corpus, options.seed, options.case)
-        outcome = run_case(case, corpus)
-        print(f"{case.target}, {case.mutation}, {len(case.data)} bytes: {outcome.name}")
-        print(f"{outcome.seconds:.3f} s, {outcome.pixels} pixels\n{outcome.finding or ''}")
-        return int(outcome.finding is not None)
+        return run_one(corpus, options.seed, options.case)
     totals = Totals()
     stop = options.first + options.cases
     report: list[str] = []
@@ -875,6 +911,19 @@ def main() -> int:
             options.json.write_text(json.dumps({"report": report, "counts": rows}) + "\n")
     print("\n".join(report))
     return int(bool(totals.findings))
+
+
+def main() -> int:
+    """Run the fuzzer of the block codec; return 1 if anything was found."""
+    parser = arguments(__doc__.splitlines()[0], 200_000)
+    parser.add_argument("--bounds-check", action="store_true", help="kernels that check bounds")
+    options = parser.parse_args()
+    if options.bounds_check and os.environ.get("NUMBA_BOUNDSCHECK") != "1":
+        # Numba reads it when it is imported.
+        return subprocess.call(
+            [sys.executable, *sys.argv], env={**os.environ, "NUMBA_BOUNDSCHECK": "1"}
+        )
+    return run_all(Corpus, options)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.utils.seeding import np_random
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
+from stable_baselines3.common.utils import set_random_seed
 
 import ambi_rl.conf
 from ambi_rl.cli.train import train_command
@@ -15,7 +19,7 @@ from ambi_rl.errors import ConfigError
 from ambi_rl.rewards import TERMS
 from ambi_rl.training.config import BLOCK_GROUPS, TrainConfig, register, to_config
 from ambi_rl.training.feature_config import FeatureConfig
-from ambi_rl.training.run_config import SYSTEMS, RunConfig
+from ambi_rl.training.run_config import MAX_SEED, MAX_STEPS, SYSTEMS, RunConfig
 
 CONF = Path(ambi_rl.conf.__file__).parent
 GROUPS = {
@@ -171,6 +175,11 @@ MISTAKES = {
     "agent=pppo": r"agent is 'pppo'; it can be a2c, maskable_ppo, ppo; did you mean ppo\?",
     "experiment=demmo": r"is 'demmo'; it can be .*, curves, default, demo, .*; did you mean demo\?",
     "seed=many": "seed is 'many'; it must be a whole number",
+    "seed=-1": "^seed is -1; it can be 0…2147483647$",
+    "seed=2147483648": "^seed is 2147483648; it can be 0…2147483647$",
+    f"seed=1{'0' * 400}": "^seed is 10*; it can be 0…2147483647$",
+    "system=features seed=2147483648": "^seed is 2147483648; it can be 0…2147483647$",
+    "total_steps=2000000001": "^total_steps is 2000000001; it can be 0…2000000000$",
     "agent.learning_rate=x": "agent.learning_rate is 'x'; it must be a number",
     "agent.learning_rate=0": "agent.learning_rate is 0; it must be over 0",
     "env.patch_size=30": "env.patch_size is 30; it must be a multiple of 4",
@@ -223,6 +232,19 @@ def test_mistakes_are_named_in_one_line(
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_libraries_take_what_is_derived_from_the_largest_seed() -> None:
+    space = spaces.Discrete(2)
+    # The last rollout takes a run beyond its steps.
+    steps = MAX_STEPS + 10**8
+    set_random_seed(MAX_SEED + steps)
+    space.seed(MAX_SEED + steps)
+    torch.Generator().manual_seed(MAX_SEED + steps)
+    np_random(MAX_SEED * 1_000_003 + steps)
+    space.seed(MAX_SEED * 1_000_003 + steps)
+    with pytest.raises(ValueError, match="between 0 and 2"):
+        set_random_seed(2**32)
 
 
 def test_mistakes_in_sweeps_are_found_before_any_run(

@@ -353,6 +353,28 @@ def test_a_short_stream_of_many_frames_is_limited(bundle: FeatureBundle) -> None
         codec.decode(out.getvalue())
 
 
+def test_no_network_is_run_for_frames_over_the_limit(
+    bundle: FeatureBundle, frames: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A packet's count is all that a stream of unknown length says, and it may be of few bytes."""
+    codec, out = FeatureCodec(bundle), io.BytesIO()
+    with StreamWriter(out, codec.header(None), bundle.tables) as writer:
+        writer.write(codec.latents(codec.stacks(frames[:5])))
+    drawn: list[int] = []
+    reconstruct = codec.reconstruct
+
+    def counting(latents: np.ndarray) -> Frames:
+        drawn.append(len(latents))
+        return reconstruct(latents)
+
+    monkeypatch.setattr(codec, "reconstruct", counting)
+    assert len(codec.decode(out.getvalue(), max_pixels=5 * 84 * 84)) == sum(drawn) == 5
+    drawn.clear()
+    with pytest.raises(ImageTooLargeError, match="limit of 4"):
+        codec.decode(out.getvalue(), max_pixels=5 * 84 * 84 - 1)
+    assert drawn == []
+
+
 def test_frames_of_another_kind_are_refused(bundle: FeatureBundle, frames: Frames) -> None:
     wrongs: list[Any] = [frames.astype(np.float32), frames[:, :80], frames[0]]
     for wrong in wrongs:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib
 import io
 import json
+import os
 import subprocess
 import sys
+import termios
+import time
 import zipfile
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +28,7 @@ from torch import nn  # noqa: E402
 from ambi_rl.cli import profiles  # noqa: E402
 from ambi_rl.cli.app import app  # noqa: E402
 from ambi_rl.cli.frames import find_files, read_pictures  # noqa: E402
+from ambi_rl.cli.streams import look_at_stdin, read_input  # noqa: E402
 from ambi_rl.codec import bundle as block_bundle  # noqa: E402
 from ambi_rl.codec import bundle_file  # noqa: E402
 from ambi_rl.errors import CorruptFileError  # noqa: E402
@@ -170,6 +177,61 @@ def test_several_sources_and_pipes(
     result = run("decode", "-", "-", "-b", bundle, "--quiet", stdin=result.stdout_bytes)
     np.save(tmp_path / "expected.npy", codec.decode(codec.encode(frames)))
     assert result.stdout_bytes == (tmp_path / "expected.npy").read_bytes()
+
+
+def drip(data: bytes, *arguments: object, slow: int = 6) -> subprocess.CompletedProcess[bytes]:
+    """Run a command whose stdin gives each of the first bytes only when it has taken the one before."""
+    if not hasattr(termios, "FIONREAD"):
+        pytest.skip("this system does not say how much waits in a pipe")
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "ambi_rl.cli", *map(str, arguments)]
+    process = subprocess.Popen(
+        command, stdin=reading, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    waiting = array("i", [0])
+    for at in range(slow):
+        os.write(writing, data[at : at + 1])
+        while fcntl.ioctl(reading, termios.FIONREAD, waiting) or waiting[0]:
+            # Had it decided by fewer bytes, it could have ended without taking this one.
+            if process.poll() is not None:
+                break
+            time.sleep(0.01)
+    # It may be gone already, which then shows in what it said.
+    os.close(reading)
+    with contextlib.suppress(BrokenPipeError):
+        os.write(writing, data[slow:])
+    os.close(writing)
+    output, errors = process.communicate(timeout=600)
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def test_a_slow_pipe_is_decoded_by_the_codec_that_it_is_for(
+    codec: FeatureCodec,
+    bundle: Path,
+    stream: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AMBI_BUNDLES", str(bundle.parent))
+    done = drip(stream.read_bytes(), "decode", "-", tmp_path / "out.npy")
+    assert done.returncode == 0, done.stderr
+    assert np.array_equal(np.load(tmp_path / "out.npy"), codec.decode(stream.read_bytes()))
+    # The block codec's decoder sees all bytes as well: it gets past the header's checksum.
+    done = drip(GRAY.read_bytes(), "decode", "-", tmp_path / "out.png", "--max-pixels", 1)
+    assert b"over the limit of 1;" in done.stderr.splitlines()[-1]
+    assert done.returncode == 3
+    done = drip(b"\x8dA", "decode", "-", tmp_path / "out.png", slow=2)
+    assert done.stderr.splitlines()[-1].startswith(b"ambi: ")
+    assert done.returncode == 4
+
+
+def test_what_was_looked_at_of_stdin_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    for data in (b"abcdefgh", b"ab", b""):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        assert look_at_stdin(4) == look_at_stdin(4) == data[:4]
+        assert look_at_stdin(2) == data[:2]
+        assert read_input("-") == data
+        assert read_input("-") == b""
 
 
 def test_other_frames_are_preprocessed_as_the_agents_are(

@@ -467,6 +467,9 @@ def test_runs_take_over_another_runs_agent(
     assert "prior.log_deviation" in started[1]
     with pytest.raises(ConfigError, match="has other networks than this configuration asks for"):
         train_command([*tiny, "name=fourth", *over, "latent.channels=5"])
+    (tmp_path / "first" / "config.yaml").write_text("system: [")
+    with pytest.raises(ConfigError, match=r"first/config\.yaml does not say what the run trains"):
+        train_command([*tiny, "name=fifth", *over])
 
 
 def test_the_decoder_trains_with_the_agent(tiny: list[str], tmp_path: Path) -> None:

@@ -68,10 +68,10 @@ def test_mutated_files_end_well_or_with_an_error_of_ours(
 
 
 def test_cases_depend_on_seed_and_number_alone(fuzz: Any, corpus: Any) -> None:
-    first = [fuzz.make_case(corpus, SEED, number) for number in range(30)]
-    again = [fuzz.make_case(corpus, SEED, number) for number in reversed(range(30))][::-1]
+    first = [corpus.make_case(SEED, number) for number in range(30)]
+    again = [corpus.make_case(SEED, number) for number in reversed(range(30))][::-1]
     assert [case.data for case in first] == [case.data for case in again]
-    others = [fuzz.make_case(corpus, SEED + 1, number) for number in range(30)]
+    others = [corpus.make_case(SEED + 1, number) for number in range(30)]
     assert [case.data for case in first] != [case.data for case in others]
 
 
@@ -112,7 +112,7 @@ def test_crashes_and_hangs_are_findings_and_the_rest_is_run(
     corpus: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fatal = fuzz.make_case(corpus, SEED, 3)
+    fatal = corpus.make_case(SEED, 3)
     original = fuzz._RUN[fatal.target]
 
     def run(case: Any, corpus: Any) -> None:

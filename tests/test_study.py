@@ -153,6 +153,17 @@ def test_goes_on_by_its_name(file: Path, tmp_path: Path, quick: list[Path]) -> N
     assert len(quick) == 4
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_study_may_have_any_seed(
+    sampler: str, file: Path, tmp_path: Path, quick: list[Path]
+) -> None:
+    words = [f"runs={tmp_path}", "study.trials=1", f"study.sampler={sampler}"]
+    for number, seed in enumerate((4295, 10**12)):
+        run([str(file), f"name={number}", *words, f"study.seed={seed}"])
+    first, second = (trials_of(tmp_path / name)[0].params for name in "01")
+    assert first != second
+
+
 def test_trials_that_were_running_are_taken_up(
     file: Path, tmp_path: Path, quick: list[Path]
 ) -> None:

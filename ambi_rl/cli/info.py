@@ -66,8 +66,16 @@ def bundle_facts(data: bytes, bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _facts(source: str) -> dict[str, Any]:
-    data = read_input(source)
+def facts_of(data: bytes, source: str) -> dict[str, Any]:
+    """What a file or a bundle of any codec says about itself; JSON types only.
+
+    Args:
+        data: Of the file.
+        source: Its name.
+
+    Raises:
+        AmbiError: It is neither, or cannot be used.
+    """
     if data.startswith(MAGIC):
         return file_facts(data)
     other = profiles.facts(data)
@@ -124,13 +132,13 @@ def info_command(sources: Sequence[str], *, as_json: bool) -> None:
         Exit: With 9 if some of several are.
     """
     if len(sources) == 1:
-        facts = _facts(sources[0])
+        facts = facts_of(read_input(sources[0]), sources[0])
         typer.echo(json.dumps(facts, indent=2) if as_json else "\n".join(lines_of(facts)))
         return
     errors = []
     for number, source in enumerate(sources):
         try:
-            facts = _facts(source)
+            facts = facts_of(read_input(source), source)
         except (AmbiError, OSError) as error:
             message = explain(error)[0]
             errors.append(message if source in message else f"{source}: {message}")

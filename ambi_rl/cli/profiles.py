@@ -6,14 +6,13 @@ imported only when it is needed, with what `ProfileCommands` lists.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from ambi_rl.cli.streams import STANDARD
+from ambi_rl.cli.streams import STANDARD, look_at_stdin
 from ambi_rl.errors import BundleError, UsageError
 
 if TYPE_CHECKING:
@@ -90,8 +89,7 @@ def _profile_of_bundle(path: Path | None) -> str | None:
 
 def _first_bytes(source: str) -> bytes:
     if source == STANDARD:
-        buffer = sys.stdin.buffer
-        return buffer.peek(_MAGIC_BYTES)[:_MAGIC_BYTES] if hasattr(buffer, "peek") else b""
+        return look_at_stdin(_MAGIC_BYTES)
     try:
         if not Path(source).is_file():
             return b""

@@ -6,7 +6,8 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from weakref import WeakKeyDictionary
 
 import typer
 
@@ -14,12 +15,29 @@ from ambi_rl.codec.files import check_target, read_file, write_file
 from ambi_rl.errors import UsageError
 
 STANDARD = "-"
+_looked_at: WeakKeyDictionary[BinaryIO, bytes] = WeakKeyDictionary()
+"""What was read of a stdin to look at it, until it is read for good."""
+
+
+def look_at_stdin(count: int) -> bytes:
+    """The first bytes of stdin, which `read_input` gives out again.
+
+    A slow pipe is waited for: `peek` would be content with the one byte that has come.
+
+    Args:
+        count: How many bytes; fewer only if there are no more.
+    """
+    stdin = sys.stdin.buffer
+    data = _looked_at.get(stdin, b"")
+    data += stdin.read(max(count - len(data), 0))
+    _looked_at[stdin] = data
+    return data[:count]
 
 
 def read_input(source: str) -> bytes:
     """Read a file, or stdin for `-`."""
     if source == STANDARD:
-        return sys.stdin.buffer.read()
+        return _looked_at.pop(sys.stdin.buffer, b"") + sys.stdin.buffer.read()
     return read_file(Path(source))
 
 

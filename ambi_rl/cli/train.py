@@ -267,6 +267,8 @@ def export_command(run: Path, target: Path) -> None:
 
     Raises:
         UsageError: The folder is not one of a run, or has no checkpoint.
+        ConfigError: Its configuration cannot be read.
+        AmbiError: Its checkpoint cannot be read.
     """
     from ambi_rl.training.run_folder import RunFolder
 
@@ -276,6 +278,7 @@ def export_command(run: Path, target: Path) -> None:
     if folder.system() == "features":
         _export_features(run, target)
     else:
+        # Without a configuration too: checkpoints of the block codec, alone in a folder, are enough.
         _export_block(folder, target)
 
 

@@ -156,7 +156,8 @@ def open_study(place: Place) -> optuna.Study:
 
 def _sampler(study: StudyConfig, number: int) -> optuna.samplers.BaseSampler:
     """Made anew for every trial, so that neither a restart nor another worker repeats random numbers."""
-    seed = study.seed * 1_000_003 + number
+    # Optuna's generators take 32 bits.
+    seed = (study.seed * 1_000_003 + number) % 2**32
     if study.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():

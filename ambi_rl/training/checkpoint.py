@@ -248,6 +248,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     with _explained(path):
         content = _read(path)
+        if "manifest" not in content:
+            raise ValueError("it is not of the block codec; put back the config.yaml beside it")
         entropy, exported, restoration = (
             {name: tensor.numpy() for name, tensor in content[kind].items()}
             for kind in ("entropy", "exported", "restoration")

@@ -18,6 +18,11 @@ def meant(word: str, candidates: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def _shown(number: float) -> str:
+    """A number for people; whole ones in full, however large."""
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
 class Rule(Protocol):
     """What values a key may have, beyond its type.
 
@@ -68,13 +73,13 @@ class Within:
     def text(self) -> str:
         """For the reference."""
         if self.excluded:
-            return f"≥ {self.low:g}, < {self.high:g}"
-        return f"{self.low:g}…{self.high:g}"
+            return f"≥ {_shown(self.low)}, < {_shown(self.high)}"
+        return f"{_shown(self.low)}…{_shown(self.high)}"
 
     def check(self, key: str, value: Any) -> None:
         """See `Rule`."""
         if not self.low <= value <= self.high or (self.excluded and value == self.high):
-            raise ConfigError(f"{key} is {value:g}; it can be {self.text}{self.why}")
+            raise ConfigError(f"{key} is {_shown(value)}; it can be {self.text}{self.why}")
 
 
 @dataclass(frozen=True)
@@ -86,12 +91,12 @@ class AtLeast:
     @property
     def text(self) -> str:
         """For the reference."""
-        return f"≥ {self.low:g}"
+        return f"≥ {_shown(self.low)}"
 
     def check(self, key: str, value: Any) -> None:
         """See `Rule`."""
         if not value >= self.low:
-            raise ConfigError(f"{key} is {value:g}; it must be {self.low:g} or more")
+            raise ConfigError(f"{key} is {_shown(value)}; it must be {_shown(self.low)} or more")
 
 
 @dataclass(frozen=True)
@@ -104,14 +109,16 @@ class Above:
     @property
     def text(self) -> str:
         """For the reference."""
-        upper = "" if math.isinf(self.high) else f", < {self.high:g}"
-        return f"> {self.low:g}{upper}"
+        upper = "" if math.isinf(self.high) else f", < {_shown(self.high)}"
+        return f"> {_shown(self.low)}{upper}"
 
     def check(self, key: str, value: Any) -> None:
         """See `Rule`."""
         if not self.low < value < self.high:
-            upper = "" if math.isinf(self.high) else f" and under {self.high:g}"
-            raise ConfigError(f"{key} is {value:g}; it must be over {self.low:g}{upper}")
+            upper = "" if math.isinf(self.high) else f" and under {_shown(self.high)}"
+            raise ConfigError(
+                f"{key} is {_shown(value)}; it must be over {_shown(self.low)}{upper}"
+            )
 
 
 @dataclass(frozen=True)

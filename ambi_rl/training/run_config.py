@@ -6,10 +6,16 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from ambi_rl.training.rules import AtLeast, FolderName, OneOf, Rule
+from ambi_rl.training.rules import AtLeast, FolderName, OneOf, Rule, Within
 
 SYSTEMS = ("block", "features")
 """What can be trained, by the names of conf/system."""
+MAX_SEED = 2**31 - 1
+MAX_STEPS = 2 * 10**9
+"""A run seeds its agent with `seed` and the decisions so far, of which the last rollout may go over
+`total_steps`; and Stable-Baselines3 seeds numpy's global generator too, which takes 32 bits. All else that
+is seeded takes what is derived from a seed for it: torch 64 bits; environments, spaces and numpy's other
+generators any number."""
 
 
 @dataclass
@@ -29,8 +35,8 @@ class RunConfig:
 RUN_RULES: dict[str, Rule] = {
     "system": OneOf(SYSTEMS),
     "name": FolderName(),
-    "seed": AtLeast(0),
-    "total_steps": AtLeast(0),
+    "seed": Within(0, MAX_SEED),
+    "total_steps": Within(0, MAX_STEPS),
     "checkpoint_every": AtLeast(1),
     "checkpoint_keep": AtLeast(1),
 }

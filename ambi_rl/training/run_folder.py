@@ -19,6 +19,7 @@ from yaml import YAMLError
 
 from ambi_rl.codec.files import write_file
 from ambi_rl.errors import ConfigError
+from ambi_rl.training.run_config import SYSTEMS
 from ambi_rl.training.status import ensure_idle
 
 if TYPE_CHECKING:
@@ -108,13 +109,32 @@ class RunFolder:
         self.evaluations = path / "evaluations.json"
         self.tensorboard = path / "tensorboard"
 
-    def system(self) -> str:
-        """What the run trains, by the names of conf/system; runs of older versions have the block codec."""
+    def system(self) -> str | None:
+        """What the run trains, by the names of conf/system; runs of older versions have the block codec.
+
+        Returns:
+            None if the folder has no configuration.
+
+        Raises:
+            ConfigError: The configuration cannot be read, or says something else.
+        """
         try:
             config = OmegaConf.load(self.config)
-        except (OSError, YAMLError, OmegaConfBaseException):
-            return "block"
-        return str(config.get("system", "block")) if isinstance(config, DictConfig) else "block"
+            found = config.get("system", "block") if isinstance(config, DictConfig) else None
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+            raise self._unreadable(error) from error
+        if not config or found not in SYSTEMS:
+            raise self._unreadable()
+        return str(found)
+
+    def _unreadable(self, error: Exception | None = None) -> ConfigError:
+        reason = "" if error is None else f" ({str(error).partition(chr(10))[0]})"
+        return ConfigError(
+            f"{self.config} does not say what the run trains{reason}; put the file back as it was: "
+            f"ambi train --cfg job, with the words of {self.command.name}, prints it"
+        )
 
     def never_began(self) -> bool:
         """Whether a run ended before it had anything to keep, so that nothing is lost by a new start."""
