@@ -57,7 +57,7 @@ def test_a_configuration_that_is_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_checkpoints_without_a_configuration_are_not_taken_for_others(tmp_path: Path) -> None:
-    checkpoint = FeatureCheckpoint({}, {}, {}, {}, {}, Progress())
+    checkpoint = FeatureCheckpoint({}, {}, {}, {}, {}, {}, Progress())
     save_feature_checkpoint(tmp_path / "last.pt", checkpoint)
     with pytest.raises(AmbiError, match=r"not of the block codec; put back the config\.yaml"):
         export_command(tmp_path, tmp_path / "x.ambic")
