@@ -484,6 +484,22 @@ def test_the_decoder_trains_with_the_agent(tiny: list[str], tmp_path: Path) -> N
     assert metrics_of(tmp_path / "joint")["steps"] == 160
 
 
+def test_a_joint_run_takes_over_a_joint_run_s_decoder(tiny: list[str], tmp_path: Path) -> None:
+    over = ["agent.warm_start=run", f"agent.pretrained={tmp_path / 'first'}", "total_steps=32"]
+    joint = "decoder.training=joint"
+    train_command([*tiny, "name=first", "total_steps=32", joint])
+    first = last(tmp_path / "first")
+    train_command([*tiny, "name=joint", *over, joint, "seed=5"])
+    train_command([*tiny, "name=after", *over, "seed=5"])
+    begun = {
+        name: load_feature_checkpoint(tmp_path / name / "step-000000000000.pt")
+        for name in ("joint", "after")
+    }
+    assert same_tensors(begun["joint"].decoder, first.decoder)
+    assert same_tensors(begun["joint"].loss, first.loss)
+    assert not same_tensors(begun["after"].decoder, first.decoder)
+
+
 def test_statistics_of_pixels_are_those_of_the_beginning(tiny: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     joint = ["decoder.training=joint", "decoder.pixel=0", "decoder.multiscale=1"]

@@ -267,10 +267,13 @@ class FeatureRun:
                 state = {k: v for k, v in state.items() if not k.startswith("prior.")}
                 state |= {f"prior.{k}": v for k, v in self.agent.policy.prior.state_dict().items()}
             self.agent.policy.load_state_dict(state)
+            if self._is_joint and source.config["decoder"]["training"] == "joint":
+                self.decoder.load_state_dict(source.decoder)
+                self.loss.load_state_dict(source.loss)
         except RuntimeError as error:
             raise ConfigError(
                 f"the agent of {run} has other networks than this configuration asks for; take over its "
-                "latent and agent groups"
+                "latent and agent groups, and its decoder.width where decoders learn jointly"
             ) from error
 
     def _scripted_play(self) -> Play:
