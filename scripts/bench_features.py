@@ -15,7 +15,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,6 +69,7 @@ from ambi_rl.codec.files import read_file, write_file
 from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.envs.atari import ImageEnvSettings, game_of, make_vec_env
 from ambi_rl.errors import UsageError
+from ambi_rl.neural.bundle import FeatureBundle
 from ambi_rl.training.test_set import TestSet, default_policies, load_test_set, make_test_set
 
 SAMPLE_STEPS = 1500
@@ -191,8 +192,7 @@ class Comparison:
 
     def env(self, count: int) -> Any:
         """Environments, one for each game, whose observations are as the agent was trained on."""
-        frames = self.agent.bundle.manifest["encoder"]["frames"]
-        settings = ImageEnvSettings(id=self.options.env, num_envs=count, frame_stack=frames)
+        settings = replace(env_settings(self.agent.bundle, self.options.env), num_envs=count)
         return make_vec_env(settings, seed=self.options.seed, training=False)
 
     def sample(self) -> Frames:
@@ -441,10 +441,17 @@ def draw(comparison: Comparison, outcome: Outcome, folder: Path) -> None:
     write_file(folder / "play.gif", animation(originals, decoded))
 
 
-def _test_set(path: Path | None, env: str, frames: int, seed: int, stack: int) -> TestSet:
+def env_settings(bundle: FeatureBundle, env: str | None) -> ImageEnvSettings:
+    """The environment that a bundle's agent was trained in, as far as the bundle says it; or another one."""
+    training = bundle.manifest.get("training", {})
+    known = dict(training.get("config", {}).get("env", {}))
+    settings = ImageEnvSettings(**{**known, "frame_stack": bundle.manifest["encoder"]["frames"]})
+    return settings if env is None else replace(settings, id=env)
+
+
+def _test_set(path: Path | None, settings: ImageEnvSettings, frames: int, seed: int) -> TestSet:
     if path is not None:
         return load_test_set(path)
-    settings = ImageEnvSettings(id=env, frame_stack=stack)
     return make_test_set(settings, frames=frames, seed=seed, policies=default_policies(settings))
 
 
@@ -453,7 +460,9 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/bench-features"),
     test_set: Annotated[Path | None, typer.Option(help="Test set; else one is made.")] = None,
     frames: Annotated[int, typer.Option(min=2, help="Frames of a test set that is made.")] = 1000,
-    env: Annotated[str, typer.Option(help="Environment.")] = "BreakoutNoFrameskip-v4",
+    env: Annotated[
+        str | None, typer.Option(help="Environment; the bundle's own if left out.")
+    ] = None,
     episodes: Annotated[int, typer.Option(min=2, max=1024, help="Games for each score.")] = 20,
     max_steps: Annotated[int, typer.Option(min=1, help="End games after so many steps.")] = 5000,
     seed: Annotated[int, typer.Option(min=0, help="Of the first game.")] = 1000,
@@ -475,8 +484,9 @@ def main(
         raise UsageError(f"there is no format {unknown[0]!r}; give some of {', '.join(FORMATS)}")
     bundle = find_bundle_file(agent)
     loaded = load_agent(bundle)
-    tests = _test_set(test_set, env, frames, seed, loaded.bundle.manifest["encoder"]["frames"])
-    options = Options(env, episodes, max_steps, seed, sample, deterministic)
+    settings = env_settings(loaded.bundle, env)
+    tests = _test_set(test_set, settings, frames, seed)
+    options = Options(settings.id, episodes, max_steps, seed, sample, deterministic)
     request = {
         **asdict(options),
         "bundle": hashlib.sha256(read_file(bundle)).hexdigest(),

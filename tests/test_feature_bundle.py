@@ -258,9 +258,9 @@ def test_a_manifest_cannot_make_large_allocations(bundle: FeatureBundle) -> None
 @pytest.mark.parametrize(
     "change",
     [
-        lambda t: t.pop("encoder/0.0.weight"),
+        lambda t: t.pop("encoder/1.0.weight"),
         lambda t: t.pop("prior/minimum"),
-        lambda t: t.update({"encoder/0.0.bias": t["encoder/0.0.bias"][:-1].copy()}),
+        lambda t: t.update({"encoder/1.0.bias": t["encoder/1.0.bias"][:-1].copy()}),
         lambda t: t.update({"agent/after.1.bias": t["agent/after.1.bias"].astype(np.float64)}),
         lambda t: t["decoder/background"].fill(np.nan),
         lambda t: t["prior/frequencies"].fill(1),

@@ -377,6 +377,10 @@ def test_finished_runs_go_on_and_measure_again(tiny: list[str], tmp_path: Path) 
     (run / "metrics.json").unlink()
     train_command([f"resume={run}"])
     assert metrics_of(run) == before
+    # What is measured otherwise is measured again, though there is nothing to learn.
+    train_command([f"resume={run}", "evaluation.max_steps=10"])
+    assert metrics_of(run)["play"]["original"]["lengths"] == [10]
+    assert same_tensors(last(run).policy, first.policy)
     train_command([f"resume={run}", "total_steps=96"])
     after, second = metrics_of(run), last(run)
     assert (before["steps"], after["steps"]) == (32, 96)
@@ -502,8 +506,7 @@ def test_a_joint_run_takes_over_a_joint_run_s_decoder(tiny: list[str], tmp_path:
 
 def test_statistics_of_pixels_are_those_of_the_beginning(tiny: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    joint = ["decoder.training=joint", "decoder.pixel=0", "decoder.multiscale=1"]
-    train_command([*tiny, "name=run", "total_steps=32", *joint])
+    train_command([*tiny, "name=run", "total_steps=32", "decoder.training=joint"])
     begun = load_feature_checkpoint(run / "step-000000000000.pt")
     mean, gain = (
         begun.policy[f"features_extractor.encoder.before.0.{name}"][0, 0]
@@ -512,14 +515,16 @@ def test_statistics_of_pixels_are_those_of_the_beginning(tiny: list[str], tmp_pa
     # The block is everywhere but at the edges of the picture.
     assert mean[40, 40] > mean[0, 0]
     assert gain[40, 40] < gain[0, 0]
-    ended = last(run)
-    for name, tensor in begun.policy.items():
-        if name.endswith(("before.0.mean", "before.0.gain")):
-            assert torch.equal(ended.policy[name], tensor)
     precisions = begun.loss["precision_1"][0]
     assert precisions[40, 40] < precisions[0, 0]
     train_command([f"resume={run}", "total_steps=64"])
-    assert torch.equal(last(run).policy["features_extractor.encoder.before.0.mean"][0, 0], mean)
+    ended = last(run)
+    for name in ("mean", "gain"):
+        key = f"features_extractor.encoder.before.0.{name}"
+        assert torch.equal(ended.policy[key], begun.policy[key])
+    assert same_tensors(ended.loss, begun.loss)
+    with pytest.raises(ConfigError, match=r"give agent\.standardize=true"):
+        train_command([f"resume={run}", "total_steps=96", "agent.standardize=false"])
     train_command([*tiny, "name=plain", "total_steps=32", "agent.standardize=false"])
     assert not last(tmp_path / "plain").policy["features_extractor.encoder.before.0.mean"].any()
 
@@ -567,6 +572,10 @@ def test_frames_for_the_decoder_are_none_of_the_test_set(tiny: list[str], tmp_pa
         (["env.id=ambi_test/Blocs-v0"], r"did you mean ambi_test/Blocks-v0"),
         (["env.preprocessing=atari"], r"no game of the Arcade Learning.*set preprocessing=image"),
         (["decoder.pixel=0"], r"are all 0; give one of them a weight"),
+        (
+            ["decoder.training=joint", "decoder.multiscale=1"],
+            r"needs variances of pixels.*take agent\.warm_start=imitation or run",
+        ),
         (["latent.layer=conv4"], r"latent\.layer is 'conv4'; it (must|can) be .*conv3"),
         (["test_set.policies={scripted: 1}"], r"'scripted' plays Breakout only"),
     ],

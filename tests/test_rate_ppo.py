@@ -179,7 +179,7 @@ def test_an_update_follows_the_gradient_of_equation_4(
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5)
     # The rate is a part of it that is seen.
-    encoder = "features_extractor.encoder.before.0.0.weight"
+    encoder = "features_extractor.encoder.before.1.0.weight"
     by_hand.zero_grad()
     losses_by_hand(by_hand, drawn[0], noise)[0].backward()
     without = dict(by_hand.named_parameters())[encoder].grad

@@ -19,6 +19,8 @@ _VALUE_WEIGHT = 0.02
 network's attention, and it has learned nothing of the ball after four passes (accuracy 39 % instead of
 56 %)."""
 _MAX_GRADIENT = 5.0
+_PRIOR_MOVES, _PRIOR_STEPS = 512, 200
+"""What the prior is fitted with in the end: moves, and gradient steps."""
 _PRIOR_EVERY = 4
 """Gradient steps of the policy between those of the prior, which are as many."""
 
@@ -89,6 +91,7 @@ def imitate(
             report((epoch + number / per_epoch) / epochs)
     policy.set_training_mode(False)
     policy.alpha = given
+    _finish_prior(policy, play, count)
     return _checked(policy, play, count, batch_size)
 
 
@@ -113,6 +116,14 @@ def _loss(policy: RatePolicy, play: Play, rows: npt.NDArray[np.int64]) -> torch.
 
 
 @torch.no_grad()
+def _finish_prior(policy: RatePolicy, play: Play, first: int) -> None:
+    """Fit the prior to latents of what was not trained with, as PPO finds them."""
+    rows = np.linspace(min(first, len(play.actions) - 1), len(play.actions) - 1, _PRIOR_MOVES)
+    some = torch.as_tensor(play.observations[rows.astype(int)], device=policy.device)
+    policy.prior.fit(policy.latent(some), steps=_PRIOR_STEPS, generator=policy.noise)
+
+
+@torch.no_grad()
 def _checked(policy: RatePolicy, play: Play, first: int, batch_size: int) -> ImitationResult:
     same, values = [], []
     for start in range(first, len(play.actions), batch_size):
@@ -121,7 +132,6 @@ def _checked(policy: RatePolicy, play: Play, first: int, batch_size: int) -> Imi
         expected = torch.as_tensor(play.actions[start : start + batch_size], device=policy.device)
         same.append((chosen == expected).float())
         values.append(policy.predict_values(some).flatten())
-        policy.prior.fit(policy.latent(some), steps=20)
     if not same:
         return ImitationResult(0.0, 0.0, play.excluded)
     pair = torch.stack([torch.cat(values).cpu(), torch.as_tensor(play.returns[first:])])

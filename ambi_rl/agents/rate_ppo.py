@@ -79,10 +79,7 @@ class LatentFeatures(BaseFeaturesExtractor):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Features [B, F] of observations [B, k, 84, 84], 0…1."""
-        return self.features(self.encoder.latent(observations))
-
-    def features(self, latent: Tensor) -> Tensor:
-        """Features of a latent that is not quantized yet."""
+        latent = self.encoder.latent(observations)
         return self.encoder.features(quantize(latent, self.quantization, training=self.training))
 
 
@@ -146,13 +143,13 @@ class RatePolicy(ActorCriticPolicy):
         scaled = self._scaled(obs)
         latent = self.encoder.latent(scaled)
         extractor = cast(LatentFeatures, self.features_extractor)
-        latent_pi, latent_vf = self.mlp_extractor(extractor.features(latent))
+        quantized = quantize(latent, extractor.quantization, training=self.training)
+        latent_pi, latent_vf = self.mlp_extractor(self.encoder.features(quantized))
         distribution = self._get_action_dist_from_latent(latent_pi)
         rate = self.prior.bits(add_noise(latent, self.noise)).mean()
         self.bits.append(rate.item())
         loss = self.alpha * rate
         if self.further_loss is not None:
-            quantized = quantize(latent, extractor.quantization, training=self.training)
             loss = loss + self.further_loss(scaled, quantized)
         values = attach_loss(self.value_net(latent_vf), loss)
         return values, distribution.log_prob(actions), distribution.entropy()

@@ -174,12 +174,15 @@ class FeatureCodec:
                 f"which bundle {self.bundle.id} does not make; encode the file again"
             )
 
-    def frames(self, reader: StreamReader, *, first: int = 0) -> Iterator[Frames]:
+    def frames(
+        self, reader: StreamReader, *, first: int = 0, most: int | None = None
+    ) -> Iterator[Frames]:
         """Decode a stream packet by packet, as they come.
 
         Args:
             reader: Of the stream.
             first: Number of the frame to begin with.
+            most: How many frames to accept; any number if None.
 
         Yields:
             uint8 [n, 84, 84].
@@ -187,9 +190,15 @@ class FeatureCodec:
         Raises:
             UnknownBundleError: The stream is of another bundle.
             CorruptFileError: A packet is truncated or damaged; those before it have been given out.
+            ImageTooLargeError: There are more than `most`.
         """
         self.check_header(reader.header)
+        done = 0
         for latents in reader.latents(self.bundle.tables, first=first):
+            done += len(latents)
+            # Before networks are asked: four thousand frames can be claimed in six bytes.
+            if most is not None:
+                _check_count(done, most)
             yield self.reconstruct(latents)
 
     def decode(
@@ -224,12 +233,9 @@ class FeatureCodec:
         _check_count(reader.header.frames or 0, most + first)
         parts = [np.empty((0, FRAME_SIDE, FRAME_SIDE), np.uint8)]
         done = 0
-        self.check_header(reader.header)
-        for latents in reader.latents(self.bundle.tables, first=first):
-            done += len(latents)
-            # Before networks are asked: four thousand frames can be claimed in six bytes.
-            _check_count(done, most)
-            parts.append(self.reconstruct(latents))
+        for frames in self.frames(reader, first=first, most=most):
+            done += len(frames)
+            parts.append(frames)
             progress(done)
         reader.check_end()
         return np.concatenate(parts)

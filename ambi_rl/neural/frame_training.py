@@ -15,8 +15,8 @@ from ambi_rl.neural.networks import FRAME_SIDE, LATENT_SCALE, FeatureEncoder, Fr
 Frames = npt.NDArray[np.uint8]
 
 SCALES = (1, 2, 4, 12)
-"""Factors by which frames are shrunk for the multi-scale loss; 12 gives the 7x7 places of the code."""
-_LEAST_DEVIATION = 0.02
+"""Factors by which frames are shrunk for the multi-scale loss: to 84, 42, 21 and 7 pixels a side."""
+_LEAST_SPREAD = 0.02
 """Deviations of pixels below count as this, values 0…1: frames that are still to come may differ."""
 _SAMPLE = 2048
 """Frames that statistics are taken from."""
@@ -32,9 +32,9 @@ class FrameLoss(torch.nn.Module):
         motion: Weight of the squared error, beside that, of pixels within one of those that changed in the
             stack; the mean is over all pixels too.
         multiscale: Weight of the squared error of frames shrunk by each of `SCALES`, in units of each pixel's
-            variance in the frames of `fit`; the mean over pixels and scales. 1 is about what the mean frame
-            would cost. A ball that is wrong by a few pixels is as wrong as none for the squared error, but
-            not for that of shrunk frames: there is a way to go from nothing to its place.
+            variance in the frames of `fit`; the mean over pixels and scales. The mean frame costs 1, or less
+            where pixels hardly change. A ball that is wrong by a few pixels is as wrong as none for the
+            squared error, but not for that of shrunk frames: there is a way from nothing to its place.
         latent: Weight of the mean squared difference between the latent of the stack and that of the stack
             with the reconstruction as its newest frame, in units of an untrained latent (Bader and von
             Bachmann 2021, 3.2.2).
@@ -65,7 +65,7 @@ class FrameLoss(torch.nn.Module):
         for scale in SCALES:
             deviation = functional.avg_pool2d(newest, scale).std(0, correction=0)
             # Of shrunk frames less of a deviation is of importance.
-            precision = deviation.clamp_min(_LEAST_DEVIATION / scale).pow(-2)
+            precision = deviation.clamp_min(_LEAST_SPREAD / scale).pow(-2)
             self.get_buffer(f"precision_{scale}").copy_(precision)
 
     def forward(self, encoder: FeatureEncoder, stacks: Tensor, frames: Tensor) -> Tensor:
@@ -211,8 +211,9 @@ class DecoderTrainer:
 
 def sample_newest(frames: Frames, device: torch.device) -> Tensor:
     """Newest frames of some of the stacks uint8 [N, k, 84, 84]: float [n, 1, 84, 84], 0…1."""
-    some = frames[:: max(len(frames) // _SAMPLE, 1), -1:]
-    return torch.as_tensor(some, device=device).float() / 255
+    # Frames of games that are played side by side lie in turns: a fixed stride could be of one game only.
+    rows = np.random.default_rng(0).choice(len(frames), min(_SAMPLE, len(frames)), replace=False)
+    return torch.as_tensor(frames[np.sort(rows), -1:], device=device).float() / 255
 
 
 def begin_background(decoder: FrameDecoder, frames: Frames) -> None:

@@ -255,6 +255,11 @@ def validate_features(config: FeatureConfig) -> None:
             "agent.gamma is 1, with which returns of a player have no end; take less, or "
             "agent.warm_start=none"
         )
+    if agent.warm_start == "none" and decoder.training == "joint" and decoder.multiscale:
+        raise ConfigError(
+            "decoder.multiscale needs variances of pixels, and an untrained agent has not seen the game: "
+            "with decoder.training=joint take agent.warm_start=imitation or run"
+        )
     if not any((decoder.pixel, decoder.motion, decoder.multiscale, decoder.latent)):
         raise ConfigError(
             "decoder.pixel, decoder.motion, decoder.multiscale and decoder.latent are all 0; give one of "

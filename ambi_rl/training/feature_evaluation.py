@@ -164,12 +164,11 @@ class FeatureEvaluation:
         return found
 
     def _fitted_priors(self, own: Prior, latents: torch.Tensor) -> dict[str, Prior]:
-        """Both kinds of prior, fitted to latents of training frames; the agent's own goes on."""
-        priors: dict[str, Prior] = {}
-        for kind in KINDS:
-            prior = own if kind == self._config.prior.kind else build_prior(kind, own.channels)
+        """Both kinds of prior on the CPU, fitted to latents of training frames; one begins as the agent's."""
+        priors = {kind: build_prior(kind, own.channels) for kind in KINDS}
+        priors[self._config.prior.kind].load_state_dict(own.state_dict())
+        for prior in priors.values():
             self._fit(prior, latents)
-            priors[kind] = prior
         return priors
 
     def _fit(self, prior: Prior, latents: torch.Tensor) -> None:

@@ -59,6 +59,8 @@ _EVERY = 4
 _NOISE = 0.1
 """Share of random moves while they are played, which leads to places where the agent would not go."""
 _FIRST_FRAMES = 512
+_MEASURED = ("decoder", "prior", "test_set", "evaluation")
+"""Parts of the configuration that what follows the agent's training depends on."""
 _CURVE_POINTS = 40
 """Of the decoder's loss in TensorBoard."""
 _REFRESH_SECONDS = 0.5
@@ -122,7 +124,8 @@ class FeatureRun:
         config: Validated.
         folder: The run folder, prepared.
         display: For progress.
-        resume: Whether to go on from the folder's last checkpoint. Games begin anew then.
+        resume: Whether to go on from the folder's last checkpoint. Games begin anew then, as do the moments
+            of the factorized prior's optimizer.
         on_evaluation: Called with the moves and the result after every evaluation.
     """
 
@@ -167,14 +170,9 @@ class FeatureRun:
         self.env.seed(self._seed())
         self.agent.set_logger(configure(str(folder.tensorboard), ["tensorboard"]))
         policy = self.agent.policy
-        self.decoder = FrameDecoder(policy.encoder.latent_shape, config.decoder.width)
-        self.decoder.to(self.agent.device)
-        self.loss = FrameLoss(
-            pixel=config.decoder.pixel,
-            motion=config.decoder.motion,
-            multiscale=config.decoder.multiscale,
-            latent=config.decoder.latent,
-        ).to(self.agent.device)
+        self.decoder = self._new_decoder()
+        # That of joint training: its statistics stay those of the beginning.
+        self.loss = self._new_loss()
         if self._is_joint:
             # Not part of the policy: its gradients are not clipped with the agent's.
             policy.optimizer.add_param_group({"params": list(self.decoder.parameters())})
@@ -189,6 +187,20 @@ class FeatureRun:
         self.episodes: deque[dict[str, Any]] = deque(maxlen=RECENT)
         if restored is not None:
             self._restore(restored)
+
+    def _new_decoder(self) -> FrameDecoder:
+        shape = self.agent.policy.encoder.latent_shape
+        return FrameDecoder(shape, self.config.decoder.width).to(self.agent.device)
+
+    def _new_loss(self) -> FrameLoss:
+        decoder = self.config.decoder
+        loss = FrameLoss(
+            pixel=decoder.pixel,
+            motion=decoder.motion,
+            multiscale=decoder.multiscale,
+            latent=decoder.latent,
+        )
+        return loss.to(self.agent.device)
 
     def _seed(self) -> int:
         # Games that begin anew in a run that goes on must not repeat those of its beginning.
@@ -219,6 +231,7 @@ class FeatureRun:
                 )
 
     def _restore(self, checkpoint: FeatureCheckpoint) -> None:
+        self._check_standardize(checkpoint, str(self.folder.path))
         try:
             self.agent.policy.load_state_dict(checkpoint.policy)
             self.agent.policy.optimizer.load_state_dict(checkpoint.optimizer)
@@ -230,36 +243,45 @@ class FeatureRun:
                 "go on with the configuration it was started with"
             ) from error
         self.tables = checkpoint.tables
+        if any(checkpoint.config[part] != self._plain_config()[part] for part in _MEASURED):
+            # What was found is of another configuration: decoder, tables and evaluation are made again.
+            self.progress.finished = False
         self.control.restore(self.progress.extra["control"])
         self.agent.num_timesteps = self.progress.steps
 
     def warm_start(self) -> None:
         """Begin as a scripted player or another run's agent, with statistics of what is to be seen."""
-        warm_start = self.config.agent.warm_start
-        play = self._scripted_play() if warm_start == "imitation" else None
-        if self.config.agent.standardize or self._is_joint:
-            self._begin_statistics(self._first_frames() if play is None else play.observations)
-        if warm_start == "run":
-            self._take_over(Path(str(self.config.agent.pretrained)))
+        agent = self.config.agent
+        if agent.warm_start == "run":
+            has_decoder = self._take_over(Path(str(agent.pretrained)))
+            if self._is_joint and not has_decoder:
+                self._begin_decoder(self._first_frames())
+            return
+        play = self._scripted_play() if agent.warm_start == "imitation" else None
+        frames = self._first_frames() if play is None else play.observations
+        if agent.standardize:
+            self.agent.policy.encoder.standardize.fit(sample_newest(frames, self.agent.device))
+        if self._is_joint:
+            self._begin_decoder(frames)
         if play is not None:
             self._imitate(play)
 
-    def _begin_statistics(self, frames: Frames) -> None:
-        """Pixels' means and variances, for the encoder and for a decoder that learns with it."""
-        if self.config.agent.standardize:
-            self.agent.policy.encoder.standardize.fit(sample_newest(frames, self.agent.device))
-        if self._is_joint:
-            begin_background(self.decoder, frames)
-            self.loss.fit(frames)
+    def _begin_decoder(self, frames: Frames) -> None:
+        """What a decoder that learns with the agent begins with: a background, and pixels' variances."""
+        begin_background(self.decoder, frames)
+        self.loss.fit(frames)
 
     def _first_frames(self) -> Frames:
-        """Play of the agent as it is at the start."""
+        """Play of the agent as it is."""
         frames = np.empty((_FIRST_FRAMES, *self._stack_shape), np.uint8)
         self._collect(self._act, self.env, frames, lambda fraction: None)
         return frames
 
-    def _take_over(self, run: Path) -> None:
+    def _take_over(self, run: Path) -> bool:
+        """Begin as another run's agent; returns whether its decoder was taken over too."""
         source = load_feature_checkpoint(RunFolder(run).last)
+        self._check_standardize(source, str(run))
+        has_decoder = self._is_joint and source.config["decoder"]["training"] == "joint"
         try:
             state = source.policy
             if source.config["prior"]["kind"] != self.config.prior.kind:
@@ -267,7 +289,7 @@ class FeatureRun:
                 state = {k: v for k, v in state.items() if not k.startswith("prior.")}
                 state |= {f"prior.{k}": v for k, v in self.agent.policy.prior.state_dict().items()}
             self.agent.policy.load_state_dict(state)
-            if self._is_joint and source.config["decoder"]["training"] == "joint":
+            if has_decoder:
                 self.decoder.load_state_dict(source.decoder)
                 self.loss.load_state_dict(source.loss)
         except RuntimeError as error:
@@ -275,6 +297,16 @@ class FeatureRun:
                 f"the agent of {run} has other networks than this configuration asks for; take over its "
                 "latent and agent groups, and its decoder.width where decoders learn jointly"
             ) from error
+        return has_decoder
+
+    def _check_standardize(self, source: FeatureCheckpoint, where: str) -> None:
+        """Weights of the one kind of input are worth nothing with the other, and nobody would notice."""
+        known, wanted = source.config["agent"]["standardize"], self.config.agent.standardize
+        if known != wanted:
+            raise ConfigError(
+                f"agent.standardize is {str(wanted).lower()}, but the agent of {where} was trained with "
+                f"{str(known).lower()}; give agent.standardize={str(known).lower()}"
+            )
 
     def _scripted_play(self) -> Play:
         """Moves of the scripted player, none on a frame of the test set."""
@@ -386,18 +418,21 @@ class FeatureRun:
             "control": self.control.state(),
             "excluded": self._excluded(),
         }
-        plain = OmegaConf.to_container(OmegaConf.structured(self.config), resolve=True)
         checkpoint = FeatureCheckpoint(
             self.agent.policy.state_dict(),
             self.agent.policy.optimizer.state_dict(),
             self.decoder.state_dict(),
             self.loss.state_dict(),
             self.tables,
-            cast(dict[str, Any], plain),
+            self._plain_config(),
             self.progress,
         )
         save_feature_checkpoint(self.folder.last, checkpoint)
         self._saved = steps
+
+    def _plain_config(self) -> dict[str, Any]:
+        plain = OmegaConf.to_container(OmegaConf.structured(self.config), resolve=True)
+        return cast(dict[str, Any], plain)
 
     def _excluded(self) -> int:
         """Moves left out of the agent's training because their frame is one of the test set."""
@@ -438,12 +473,15 @@ class FeatureRun:
         self.progress.extra["excluded_for_decoder"] = excluded
         encoder = self.agent.policy.encoder
         if config.training == "after":
+            # A finished run that goes on has had one for other codes.
+            self.decoder = self._new_decoder()
             begin_background(self.decoder, frames)
-        self.loss.fit(frames)
+        loss = self._new_loss()
+        loss.fit(frames)
         trainer = DecoderTrainer(
             encoder,
             self.decoder,
-            self.loss,
+            loss,
             frames,
             steps=config.steps,
             batch_size=config.batch_size,
@@ -451,11 +489,11 @@ class FeatureRun:
             seed=self.config.seed,
         )
         with self.display.phase(f"training the decoder, {config.steps:,} steps") as report:
-            loss = trainer.run(report)
+            reached = trainer.run(report)
         self._draw_losses(trainer.losses)
-        if not math.isfinite(loss):
+        if not math.isfinite(reached):
             raise ConfigError("the decoder's loss is not finite; lower decoder.learning_rate")
-        self.progress.extra["decoder_loss"] = loss
+        self.progress.extra["decoder_loss"] = reached
         return frames
 
     def _draw_losses(self, losses: list[float]) -> None:
