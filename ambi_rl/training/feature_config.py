@@ -74,6 +74,7 @@ class PlayImitationConfig:
     batch_size: int = MISSING
     learning_rate: float = MISSING
     alpha: float = MISSING
+    joint_weight: float = MISSING
 
 
 @dataclass
@@ -198,6 +199,7 @@ FEATURE_RULES: dict[str, Rule] = {
     "agent.imitation.batch_size": AtLeast(2),
     "agent.imitation.learning_rate": Above(0),
     "agent.imitation.alpha": AtLeast(0),
+    "agent.imitation.joint_weight": Above(0),
     "agent.n_steps": AtLeast(2),
     "agent.batch_size": AtLeast(2),
     "agent.n_epochs": AtLeast(1),

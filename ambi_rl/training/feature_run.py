@@ -331,6 +331,7 @@ class FeatureRun:
 
     def _imitate(self, play: Play) -> None:
         imitation = self.config.agent.imitation
+        self._learn_jointly(imitation.joint_weight)
         with self.display.phase("imitation") as report:
             result = imitate(
                 self.agent.policy,
@@ -357,15 +358,12 @@ class FeatureRun:
         """Train the agent until the configured number of moves."""
         config, start = self.config, self.progress.steps
         policy = self.agent.policy
-        if self._is_joint:
-            policy.further_loss = joint_loss(
-                policy.encoder, self.decoder, self.loss, config.decoder.joint_weight
-            )
         if not self.progress.warm_started:
             self.warm_start()
             self.guard.check_update(self.agent)
             self.progress.warm_started = True
             self.checkpoint(0)
+        self._learn_jointly(config.decoder.joint_weight)
         policy.alpha = self.control.alpha
         self.agent.next_alpha = self._next_alpha
         if config.total_steps <= start:
@@ -382,6 +380,12 @@ class FeatureRun:
             )
         # After the last update no rollout begins that would look.
         self.stopping.stop_if_asked(lambda: self.checkpoint(int(self.agent.num_timesteps)))
+
+    def _learn_jointly(self, weight: float) -> None:
+        """Let the decoder's loss move the agent with a weight, if that is asked for."""
+        policy = self.agent.policy
+        if self._is_joint:
+            policy.further_loss = joint_loss(policy.encoder, self.decoder, self.loss, weight)
 
     def _next_alpha(self, bits: float) -> float:
         return self.control.update(bits, self.mean_score())
