@@ -10,6 +10,11 @@ _LIMITS = (1e-7, 1e3)
 _PROPORTION = 5.0
 """How much stronger the present miss acts than it is remembered: the agent answers late, and an α that only
 adds up misses swings around the target (Stooke, Achiam and Abbeel 2020, PID Lagrangian methods)."""
+_AHEAD = 8
+"""Updates by which the present trend of the bits is followed ahead: for about as long they go on falling after
+α has stopped to rise."""
+_SMOOTHING = 0.3
+"""Share of the latest change in the trend."""
 _MAX_MISS = math.log(4.0)
 """A miss counts as at most fourfold: rates are far off while there is little that they could follow."""
 
@@ -74,7 +79,7 @@ class RatioControl(RateControl):
 
 
 class TargetControl(RateControl):
-    """Dual ascent: ln α moves by `speed` times how far ln(bits) is from the target, and ahead of that.
+    """Dual ascent: ln α moves by `speed` times how far ln(bits) is about to be from the target.
 
     Args:
         alpha: At the start.
@@ -82,17 +87,23 @@ class TargetControl(RateControl):
         speed: Over 0.
     """
 
-    _changing = ("alpha", "log_alpha")
+    _changing = ("alpha", "log_alpha", "log_bits", "trend")
 
     def __init__(self, alpha: float, target: float, speed: float) -> None:
         super().__init__(_limited(alpha))
         self.target = target
         self.speed = speed
         self.log_alpha = math.log(self.alpha)
+        self.log_bits: float | None = None
+        self.trend = 0.0
 
     def update(self, bits: float, reward: float) -> float:
         """See `RateControl`."""
-        miss = math.log(max(bits, 1e-9) / self.target)
+        log_bits = math.log(max(bits, 1e-9))
+        if self.log_bits is not None:
+            self.trend += _SMOOTHING * (log_bits - self.log_bits - self.trend)
+        self.log_bits = log_bits
+        miss = log_bits + _AHEAD * self.trend - math.log(self.target)
         miss = min(max(miss, -_MAX_MISS), _MAX_MISS)
         low, high = (math.log(limit) for limit in _LIMITS)
         self.log_alpha = min(max(self.log_alpha + self.speed * miss, low), high)
