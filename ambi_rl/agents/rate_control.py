@@ -11,8 +11,8 @@ _PROPORTION = 5.0
 """How much stronger the present miss acts than it is remembered: the agent answers late, and an α that only
 adds up misses swings around the target (Stooke, Achiam and Abbeel 2020, PID Lagrangian methods)."""
 _AHEAD = 8
-"""Updates by which the present trend of the bits is followed ahead: for about as long they go on falling after
-α has stopped to rise."""
+"""Updates by which the present trend of the bits is followed ahead: so long they go on falling after α has
+stopped to rise."""
 _SMOOTHING = 0.3
 """Share of the latest change in the trend."""
 _MAX_MISS = math.log(4.0)
