@@ -101,7 +101,9 @@ def test_experiments_stand_with_their_system(reference: dict[str, Any]) -> None:
 def outside(rule: object) -> list[str]:
     """Values that a rule forbids, as the command line has them."""
     if isinstance(rule, Within):
-        return [f"{rule.low - 1:g}", f"{rule.high + (0 if rule.excluded else 1):g}"]
+        # Not in exponents, which no whole number of a configuration is.
+        beyond = rule.low - 1, rule.high + (0 if rule.excluded else 1)
+        return [str(int(value) if value == int(value) else value) for value in beyond]
     if isinstance(rule, AtLeast):
         return [f"{rule.low - 1:g}"]
     if isinstance(rule, Above):
