@@ -285,3 +285,21 @@ def test_script_writes_tables_and_pictures_and_goes_on_where_it_was(
     (out / "results.json").write_text("{}")
     with pytest.raises(UsageError, match="remove it"):
         open_results(out / "results.json", results["request"], {})
+
+
+def test_the_sheet_shows_originals_and_every_bundle(
+    folder: Path, frames: Frames, tmp_path: Path
+) -> None:
+    tests = tmp_path / "tests.npz"
+    TestSet(stacks_of(frames), frame_hashes(frames), ["drawn"] * len(frames), {}).save(tests)
+    script = SCRIPT.with_name("feature_sheet.py")
+    heights = []
+    for number in (1, 2):
+        out = tmp_path / f"{number}.png"
+        bundles = [folder / "bundle.ambic"] * number
+        command = [sys.executable, script, *bundles, "--test-set", tests, "--out", out]
+        subprocess.run(list(map(str, [*command, "--count", 3])), check=True, timeout=240)
+        with Image.open(out) as sheet:
+            heights.append(sheet.height)
+    # A row more is half as much again of two.
+    assert heights[1] == pytest.approx(1.5 * heights[0], rel=0.05)
