@@ -22,6 +22,7 @@ from ambi_rl.rewards import Reward
 from ambi_rl.rewards.competition import KINDS
 from ambi_rl.rewards.constraint import QUANTITIES
 from ambi_rl.rewards.task import DISTANCES
+from ambi_rl.training.data_config import DATA_RULES, DataConfig, validate_data
 from ambi_rl.training.feature_config import FeatureConfig, validate_features
 from ambi_rl.training.rules import (
     Above,
@@ -33,13 +34,18 @@ from ambi_rl.training.rules import (
     meant,
 )
 from ambi_rl.training.run_config import RUN_RULES, RunConfig
+from ambi_rl.training.superres_config import SuperresConfig, validate_superres
 
 METRICS = ("auto", "psnr", "ssim", "ms_ssim")
 CREDITS = ("auto", "tree", "steps")
 WARM_STARTS = ("none", "imitation")
 
-BLOCK_GROUPS = ("env", "data", "reward", "agent")
-"""Groups of files that belong to the system block; features has keys of such names, but one file for all."""
+SYSTEM_GROUPS = {
+    "block": ("env", "data", "reward", "agent"),
+    "features": (),
+    "superres": ("data", "loss"),
+}
+"""Groups of files that belong to a system; others may have keys of such names, but one file for all."""
 
 
 @dataclass
@@ -50,24 +56,6 @@ class EnvConfig:
     patch_size: int = MISSING
     rate: str = MISSING
     threads: int | None = MISSING
-
-
-@dataclass
-class DataConfig:
-    """Group `data`."""
-
-    folder: str | None = MISSING
-    list_file: str | None = MISSING
-    shards: str | None = MISSING
-    access: str = MISSING
-    shuffle: int = MISSING
-    shuffle_mb: int = MISSING
-    patches_per_picture: int = MISSING
-    workers: int | None = MISSING
-    held_out_every: int = MISSING
-    min_quality: float = MISSING
-    max_quality: float = MISSING
-    texture: float = MISSING
 
 
 @dataclass
@@ -237,6 +225,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="block_schema", node=TrainConfig)
     store.store(name="features_schema", node=FeatureConfig)
+    store.store(name="superres_schema", node=SuperresConfig)
     store.store(group="agent", name="ppo_schema", node=PPOConfig)
     store.store(group="agent", name="a2c_schema", node=A2CConfig)
 
@@ -272,19 +261,11 @@ _SEARCH = (float(min(SEARCHES)), float(max(SEARCHES)))
 
 RULES: dict[str, Rule] = {
     **RUN_RULES,
+    **DATA_RULES,
     "env.num_envs": AtLeast(1),
     "env.patch_size": PatchSize(),
     "env.rate": OneOf(RATES),
     "env.threads": AtLeast(1),
-    "data.access": OneOf(ACCESSES),
-    "data.shuffle": AtLeast(1),
-    "data.shuffle_mb": AtLeast(1),
-    "data.patches_per_picture": AtLeast(1),
-    "data.workers": AtLeast(1),
-    "data.held_out_every": AtLeast(2),
-    "data.min_quality": _QUALITY,
-    "data.max_quality": _QUALITY,
-    "data.texture": Within(0, 1),
     "reward.rate": AtLeast(0),
     "reward.sse": AtLeast(0),
     "reward.chroma": AtLeast(0),
@@ -345,26 +326,13 @@ def validate(config: TrainConfig) -> None:
         ConfigError: One line that names the key, its value and what is possible.
     """
     check_rules(config, RULES)
-    _validate_data(config.data)
+    validate_data(config.data)
     reward = Reward(config.weights)
     if config.agent.credit == "tree" and reward.needs_episode:
         raise ConfigError(
             "agent.credit=tree needs rewards of single steps, but part of this reward is known only at an "
             "episode's end; take agent.credit=steps"
         )
-
-
-def _validate_data(data: DataConfig) -> None:
-    given = [key for key in ("folder", "list_file", "shards") if getattr(data, key) is not None]
-    if len(given) > 1:
-        raise ConfigError(
-            f"data.{given[0]} and data.{given[1]} are both given; photographs come from one place"
-        )
-    if data.access == "random" and data.shards is not None:
-        raise ConfigError(
-            "data.access is 'random', but shards are read from front to back; take auto or stream"
-        )
-    Within(data.min_quality, MAX_QUALITY).check("data.max_quality", data.max_quality)
 
 
 def to_config(composed: DictConfig) -> RunConfig:
@@ -389,6 +357,8 @@ def to_config(composed: DictConfig) -> RunConfig:
         validate(config)
     elif isinstance(config, FeatureConfig):
         validate_features(config)
+    elif isinstance(config, SuperresConfig):
+        validate_superres(config)
     else:
         raise ConfigError(
             "the configuration does not follow the schema; compose it from ambi_rl.conf"
@@ -426,8 +396,8 @@ def keys_of(node: DictConfig, prefix: str = "") -> list[str]:
     return found
 
 
-_ARGUMENTS = "reward.metric.arguments"
-"""The one mapping whose keys are the user's."""
+_ARGUMENTS = {"block": "reward.metric.arguments", "superres": "rl.arguments"}
+"""By system, the mapping whose keys are the user's."""
 
 
 def _schema_keys(kind: type, prefix: str = "") -> set[str]:
@@ -445,6 +415,7 @@ def _system_with(key: str) -> str | None:
     systems = {
         "block": _schema_keys(TrainConfig) | _schema_keys(PPOConfig, "agent."),
         "features": _schema_keys(FeatureConfig),
+        "superres": _schema_keys(SuperresConfig),
     }
     return next((name for name, keys in systems.items() if key in keys), None)
 
@@ -457,12 +428,13 @@ def explain_group(group: str, known: list[str], system: str) -> ConfigError:
         known: Every dotted key.
         system: What is trained.
     """
-    if group not in BLOCK_GROUPS or system == "block":
+    owners = [name for name, groups in SYSTEM_GROUPS.items() if group in groups]
+    if not owners or system in owners:
         return explain_key(group, known, system)
     own = [key for key in known if key.startswith(f"{group}.") and key.count(".") == 1]
     hint = f"; its own keys are {', '.join(own)}" if own else ""
     return ConfigError(
-        f"{group}=… chooses a file of system=block, and this is system={system}{hint}"
+        f"{group}=… chooses a file of system={' or '.join(owners)}, and this is system={system}{hint}"
     )
 
 
@@ -474,9 +446,10 @@ def explain_key(key: str, known: list[str], system: str) -> ConfigError:
         known: Every dotted key.
         system: What is trained.
     """
-    if f"{key}.".startswith(f"{_ARGUMENTS}.") and system == "block":
+    arguments = _ARGUMENTS.get(system)
+    if arguments is not None and f"{key}.".startswith(f"{arguments}."):
         return ConfigError(
-            f"{key} is not set: what your function takes is added, with a plus: +{_ARGUMENTS}.NAME=VALUE"
+            f"{key} is not set: what your function takes is added, with a plus: +{arguments}.NAME=VALUE"
         )
     other = _system_with(key)
     if other not in (None, system):

@@ -45,7 +45,8 @@ from ambi_rl.training.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
-from ambi_rl.training.config import DataConfig, PPOConfig, TrainConfig
+from ambi_rl.training.config import PPOConfig, TrainConfig
+from ambi_rl.training.data_config import data_settings
 from ambi_rl.training.display import Display
 from ambi_rl.training.evaluation import BD_RATES, HeldOut, best_evaluation, measure_baselines
 from ambi_rl.training.finite import FiniteGuard
@@ -106,7 +107,7 @@ class Run:
         """Photographs that cannot be used, of those that were named."""
         self._seconds_before = self.progress.seconds
         self.entropy = start.entropy if restored is None else restored.bundle.entropy
-        self.collection = open_collection(_data_settings(config.data))
+        self.collection = open_collection(data_settings(config.data))
         self.skipped_held_out = Skipped()
         held = self.collection.held_out(config.evaluation.images, self.skipped_held_out)
         self.held_out = HeldOut(held, config.evaluation.qualities, config.env.threads)
@@ -499,15 +500,6 @@ class Run:
         }
         write_json(self.folder.metrics, metrics)
         return metrics
-
-
-def _data_settings(data: DataConfig) -> DataSettings:
-    same = {
-        item.name: getattr(data, item.name)
-        for item in fields(DataSettings)
-        if item.name != "qualities"
-    }
-    return DataSettings(**same, qualities=(data.min_quality, data.max_quality))
 
 
 def begin_block(

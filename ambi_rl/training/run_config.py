@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from ambi_rl.training.rules import AtLeast, FolderName, OneOf, Rule, Within
 
-SYSTEMS = ("block", "features")
+SYSTEMS = ("block", "features", "superres")
 """What can be trained, by the names of conf/system."""
 MAX_SEED = 2**31 - 1
 MAX_STEPS = 2 * 10**9
