@@ -7,6 +7,9 @@ where the paper leaves them open::
       │                   └──────▶ ScoreHead   ▲  └▶ estimated score, its spread, value
       └──────────────▶ bicubic ────────────────┘
 
+A PReLU has one slope for all its maps: it exports as a LeakyReLU, which runtimes fuse with the convolution
+before it, while one slope per map costs onnxruntime as much as a convolution of 32 maps.
+
 Pictures are float32 RGB in 0…1. s is the scale, C the number of feature maps, B the batch.
 """
 
@@ -44,7 +47,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = _convolution(channels, channels)
         self.first_norm = nn.BatchNorm2d(channels) if batch_norm else nn.Identity()
-        self.activation = nn.PReLU(channels)
+        self.activation = nn.PReLU()
         self.second = _convolution(channels, channels)
         self.second_norm = nn.BatchNorm2d(channels) if batch_norm else nn.Identity()
 
@@ -67,7 +70,7 @@ class Encoder(nn.Module):
     def __init__(self, channels: int, blocks: int, batch_norm: bool) -> None:
         super().__init__()
         self.head = _convolution(3, channels, _OUTER_SIDE)
-        self.activation = nn.PReLU(channels)
+        self.activation = nn.PReLU()
         self.blocks = nn.ModuleList(ResidualBlock(channels, batch_norm) for _ in range(blocks))
         self.tail = _convolution(channels, channels)
         self.tail_norm = nn.BatchNorm2d(channels) if batch_norm else nn.Identity()
@@ -88,7 +91,7 @@ class Encoder(nn.Module):
 
 
 class SubPixelStage(nn.Module):
-    """Doubles both sides: convolution to 4 C maps, pixel shuffle, PReLU.
+    """Doubles both sides: convolution to 4 C maps, PReLU, pixel shuffle.
 
     It begins without checkerboard (ICNR, Aitken et al. 2017, arXiv:1707.02937): the four kernels that make
     the four pixels of a square are equal, so the stage begins as a convolution and a nearest-neighbour
@@ -101,8 +104,8 @@ class SubPixelStage(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.convolution = _convolution(channels, 4 * channels)
+        self.activation = nn.PReLU()
         self.shuffle = nn.PixelShuffle(2)
-        self.activation = nn.PReLU(channels)
         small = _convolution(channels, channels)
         assert self.convolution.bias is not None
         assert small.bias is not None
@@ -113,7 +116,7 @@ class SubPixelStage(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features [B, C, h, w] to [B, C, 2 h, 2 w]."""
-        enlarged: Tensor = self.activation(self.shuffle(self.convolution(features)))
+        enlarged: Tensor = self.shuffle(self.activation(self.convolution(features)))
         return enlarged
 
 
