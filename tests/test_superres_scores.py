@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -197,13 +198,14 @@ def test_functions_that_fail(function: object, message: str) -> None:
 def test_pictures_that_cannot_be_scored(name: str) -> None:
     original, image = pair(1, 40, 53)
     score = of_name(name)
-    for a, b, tile in (
+    cases: tuple[tuple[Pixels, NDArray[Any], int], ...] = (
         (original, image[:, :-1], 16),
         (original[0], image[0], 16),
-        (original, image.astype(np.float32), 16),
+        (original, image.astype(np.int16), 16),
         (original[:, :0], image[:, :0], 16),
         (original, image, -1),
-    ):
+    )
+    for a, b, tile in cases:
         with pytest.raises(UsageError):
             score.tiles(a, b, tile)
 
