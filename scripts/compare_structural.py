@@ -27,7 +27,7 @@ from ambi_rl.codec.bundle import Bundle, default_bundle, save_bundle
 from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.data import split_held_out
 from ambi_rl.errors import AmbiError, UsageError
-from ambi_rl.metrics.fidelity import Array, Pixels, _channels, _ssim_terms
+from ambi_rl.metrics import ssim_map
 
 QUALITIES = (26.0, 38.0, 52.0, 66.0, 78.0, 88.0)
 METRICS: tuple[Metric, ...] = ("ms_ssim", "ssim", "psnr")
@@ -66,12 +66,6 @@ def table(measured: Mapping[str, Sequence[Curve]], anchor: str) -> str:
     return "\n".join(lines)
 
 
-def _map(original: Pixels, decoded: Pixels) -> Array:
-    """SSIM by place, [W - 10, H - 10]: the windows of the metric, mean of the colours."""
-    luminance, structure = _ssim_terms(*_channels(original, decoded))
-    return np.asarray((luminance * structure).mean(axis=0))
-
-
 def of_equal_size(codec: AmbiCodec, image: Image.Image, size: int) -> tuple[bytes, float]:
     """The largest file of a codec that has at most `size` bytes, and its quality."""
     low, high = 1.0, 100.0
@@ -101,7 +95,7 @@ def crop_figure(
         other, quality = of_equal_size(tuned, image, len(data))
         original = np.asarray(image)
         decoded = [np.asarray(c.decode(d)) for c, d in ((flat_codec, data), (tuned, other))]
-        before, after = (_map(original, d).T for d in decoded)
+        before, after = (ssim_map(original, d).mean(axis=0) for d in decoded)
         gain = (after - before).cumsum(axis=0).cumsum(axis=1)
         inner = (rows - 10, cols - 10)
         sums = gain[inner[0] :, inner[1] :] + gain[: -inner[0], : -inner[1]]

@@ -114,8 +114,25 @@ def ssim(a: Pixels, b: Pixels) -> float:
     Raises:
         UsageError: Shapes or types differ from that, or the pictures are too small.
     """
+    return float(np.mean(ssim_map(a, b)))
+
+
+def ssim_map(a: Pixels, b: Pixels) -> Array:
+    """Structural similarity at each position of the window; `ssim` is its mean.
+
+    Args:
+        a: As for `ssim`.
+        b: Likewise.
+
+    Returns:
+        float64 [C, H - 10, W - 10]; [c, y, x] is of the window around row y + 5 and column x + 5.
+
+    Raises:
+        UsageError: As `ssim` does.
+    """
     luminance, structure = _ssim_terms(*_channels(a, b))
-    return float(np.mean(luminance * structure))
+    # The terms lie transposed.
+    return np.multiply(luminance, structure, out=luminance).transpose(0, 2, 1)
 
 
 def ms_ssim(a: Pixels, b: Pixels, scales: int | None = None) -> float:
