@@ -218,7 +218,7 @@ def test_runs_of_both_systems_are_listed_compared_and_plotted(runs: Path, tmp_pa
     for over in ([], ["--over", "seed"]):
         result = ambi("plot", block, runs / "features", "-o", tmp_path / "both.svg", *over)
         assert result.exit_code == 0, result.stderr
-        assert "1 runs; 2 of the feature codec left out" in result.stdout
+        assert "1 runs; 2 of other systems left out" in result.stdout
         assert "features" not in (tmp_path / "both.svg").read_text()
     result = ambi("plot", done, "-o", tmp_path / "none.svg")
     assert result.exit_code == 2

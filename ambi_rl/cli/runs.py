@@ -175,6 +175,10 @@ def _metrics(runs: list[RunRecord]) -> dict[str, list[Any]]:
         "score on reconstructions": [run.played.get("score") for run in runs],
         "bits of a frame": [run.played.get("bits_per_frame") for run in runs],
     }
+    enlarged = {
+        f"held-out {label}": [run.enlarged.get(key) for run in runs]
+        for key, label in (("psnr", "PSNR [dB]"), ("ms_ssim", "MS-SSIM"), ("score", "score"))
+    }
     return {
         "status": [str(run.status.state) for run in runs],
         "steps": [run.steps for run in runs],
@@ -183,7 +187,8 @@ def _metrics(runs: list[RunRecord]) -> dict[str, list[Any]]:
         "best BD-rate vs fixed [%]": [run.best for run in runs],
         "last BD-rate vs fixed [%]": [run.last for run in runs],
         "last BD-rate vs search [%]": [record.get("bd_rate_vs_search") for record in last],
-        **(played if any(run.is_features for run in runs) else {}),
+        **(played if any(run.system == "features" for run in runs) else {}),
+        **(enlarged if any(run.system == "superres" for run in runs) else {}),
     }
 
 
@@ -207,16 +212,16 @@ def plot_command(
         over: Key that runs of one line differ in; None for a line for each run.
 
     Raises:
-        UsageError: A folder has no run, all are of the feature codec, or the file cannot be written.
+        UsageError: A folder has no run, none is of the block codec, or the file cannot be written.
     """
     from ambi_rl.sweeps.averages import average
     from ambi_rl.sweeps.plot import plot_runs
 
     found = _chosen(paths)
-    runs = [run for run in found if not run.is_features]
+    runs = [run for run in found if run.system == "block"]
     if not runs:
         raise UsageError(
-            "runs of the feature codec have no BD-rates to plot; see them with tensorboard --logdir, or with "
+            "only runs of the block codec have BD-rates to plot; see the others with tensorboard --logdir, or with "
             "ambi runs compare"
         )
     chosen = metric or next((run.metric for run in runs if run.metric), "psnr")
@@ -224,5 +229,5 @@ def plot_command(
     lines = list(zip(runs, names, strict=True)) if over is None else average(runs, names, over)
     plot_runs([run for run, _ in lines], [name for _, name in lines], target, chosen)
     left_out = len(found) - len(runs)
-    note = f"; {left_out} of the feature codec left out, which have no BD-rates" if left_out else ""
+    note = f"; {left_out} of other systems left out, which have no BD-rates" if left_out else ""
     typer.echo(f"{target}: {len(runs)} runs{note}")

@@ -275,8 +275,11 @@ def export_command(run: Path, target: Path) -> None:
     folder = RunFolder(run)
     if not run.is_dir():
         raise UsageError(f"{run} is not the folder of a run; train first: ambi train")
-    if folder.system() == "features":
+    system = folder.system()
+    if system == "features":
         _export_features(run, target)
+    elif system == "superres":
+        _export_superres(run, target)
     else:
         # Without a configuration too: checkpoints of the block codec, alone in a folder, are enough.
         _export_block(folder, target)
@@ -294,6 +297,20 @@ def _export_features(run: Path, target: Path) -> None:
         f"{target}: bundle {bundle.id}, {checkpoint.progress.steps:,} moves, {coded:.0f} bits a frame, score "
         f"{played['score']:.1f} on reconstructions"
     )
+
+
+def _export_superres(run: Path, target: Path) -> None:
+    from ambi_rl.superres.bundle import save_bundle as save
+    from ambi_rl.training.superres_export import export_superres
+
+    bundle, checkpoint = export_superres(run)
+    save(bundle, target)
+    evaluations = checkpoint.progress.evaluations
+    said = ""
+    if evaluations:
+        psnr = {name: evaluations[-1][name]["psnr"] for name in ("network", "bicubic")}
+        said = f", held-out PSNR {psnr['network']:.2f} dB (bicubic {psnr['bicubic']:.2f})"
+    typer.echo(f"{target}: bundle {bundle.id}, {checkpoint.progress.steps:,} steps{said}")
 
 
 def _export_block(folder: RunFolder, target: Path) -> None:

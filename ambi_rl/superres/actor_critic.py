@@ -1,4 +1,4 @@
-"""Policy gradients for scores without a gradient: the paper's actor-critic, and an actor that draws pictures."""
+"""Policy gradients for scores without a gradient: the paper's actor-critic, and an actor that draws."""
 
 from __future__ import annotations
 
@@ -187,9 +187,9 @@ class ImageActor:
 
     Two actions are drawn, μ + σε and μ − σε. Each square of `tile` pixels is scored in both, and half of the
     difference is the advantage of ε there: a baseline that needs no critic. Advantages are divided by their
-    root mean square over the batch, so that the loss's weight means the same for any score. The gradient is that
-    of REINFORCE (Williams 1992) with antithetic samples, an unbiased one of the score smoothed by σ if a square's
-    score depends on the square alone.
+    root mean square over the batch, so that the loss's weight means the same for any score. The gradient is
+    that of REINFORCE (Williams 1992) with antithetic samples, an unbiased one of the score smoothed by σ if a
+    square's score depends on the square alone.
 
     Args:
         score: What is to rise.
@@ -241,4 +241,3 @@ def judge_of(
         return Estimate(found.mean.float(), found.log_std.float(), found.value.float())
 
     return judge
-

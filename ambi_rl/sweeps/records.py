@@ -79,7 +79,7 @@ class RunRecord:
     @property
     def best(self) -> float | None:
         """Lowest held-out BD-rate in percent."""
-        found = [*self.values, None if self.is_features else self.metrics.get("objective")]
+        found = [*self.values, self.metrics.get("objective") if self.system == "block" else None]
         return min((float(value) for value in found if value is not None), default=None)
 
     @property
@@ -101,9 +101,9 @@ class RunRecord:
         return evaluated if found is None else float(found)
 
     @property
-    def is_features(self) -> bool:
-        """Whether the feature codec is trained."""
-        return self.config.get("system") == "features"
+    def system(self) -> str:
+        """What is trained, by the names of conf/system; runs of older versions have the block codec."""
+        return str(self.config.get("system") or "block")
 
     @property
     def played(self) -> dict[str, Any]:
@@ -113,19 +113,31 @@ class RunRecord:
         return found if isinstance(found, dict) else {}
 
     @property
+    def enlarged(self) -> dict[str, Any]:
+        """Of super-resolution: `psnr`, `ms_ssim` and others of the last evaluation, if there was one."""
+        found = self.evaluations[-1].get("network") if self.evaluations else None
+        return found if isinstance(found, dict) and self.system == "superres" else {}
+
+    @property
     def agent(self) -> str:
         """Name of the algorithm."""
-        if self.is_features:
+        if self.system == "features":
             return "rate_ppo"
+        if self.system == "superres":
+            loss = self.config.get("loss") or {}
+            return "+".join(name for name in ("mse", "perceptual", "adversarial", "rl") if loss.get(name))
         return str(flatten(self.config).get("agent.algorithm", ""))
 
     @property
     def reward(self) -> str:
         """Terms of the reward that count, with their weights, and what they are put to.
 
-        Of a feature codec, where the reward is the game's: what the code costs, and the score on it.
+        Of a feature codec, where the reward is the game's: what the code costs, and the score on it. Of
+        super-resolution: what is rewarded, if anything, and what was reached.
         """
-        if self.is_features:
+        if self.system == "superres":
+            return self._superres_reward()
+        if self.system == "features":
             bits, score = (self.played.get(key) for key in ("bits_per_frame", "score"))
             return "" if bits is None or score is None else f"{bits:.0f} bits, score {score:.1f}"
         parts = []
@@ -139,6 +151,13 @@ class RunRecord:
             elif last == "kind" and value != "none":
                 parts.append(f"{section}={value}")
         return " ".join(parts)
+
+    def _superres_reward(self) -> str:
+        loss, rl = (self.config.get(part) or {} for part in ("loss", "rl"))
+        named = [str(rl.get("score"))] if loss.get("rl") else []
+        psnr, similarity = (self.enlarged.get(key) for key in ("psnr", "ms_ssim"))
+        found = [] if psnr is None else [f"PSNR {psnr:.2f}, MS-SSIM {similarity or 0:.4f}"]
+        return ": ".join(named + found)
 
     @property
     def metric(self) -> str:

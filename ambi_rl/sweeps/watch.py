@@ -23,7 +23,7 @@ def outcome(run: RunRecord) -> str:
     text = str(run.status.state)
     if run.status.error:
         return f"{text}: {run.status.error}"
-    if run.is_features:
+    if run.system != "block":
         return f"{text}, {run.reward}" if run.reward else text
     return text if run.best is None else f"{text}, best held-out BD-rate {run.best:+.2f} %"
 

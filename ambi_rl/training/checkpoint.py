@@ -169,7 +169,24 @@ class FeatureCheckpoint:
     progress: Progress
 
 
-Loaded = TypeVar("Loaded", Checkpoint, FeatureCheckpoint)
+@dataclass(frozen=True)
+class SuperresCheckpoint:
+    """A loaded checkpoint of super-resolution.
+
+    Attributes:
+        states: Of networks, optimizers and chance, by name; the exported generator is `average`.
+        data: Position in the photographs.
+        config: The run's configuration.
+        progress: How far the run was.
+    """
+
+    states: dict[str, Any]
+    data: dict[str, Any]
+    config: dict[str, Any]
+    progress: Progress
+
+
+Loaded = TypeVar("Loaded", Checkpoint, FeatureCheckpoint, SuperresCheckpoint)
 
 
 def newest_checkpoint(
@@ -203,6 +220,35 @@ def newest_checkpoint(
         raise failure
     display.line("there is no checkpoint yet: the run begins anew")
     return None
+
+
+def save_superres_checkpoint(path: Path, checkpoint: SuperresCheckpoint) -> None:
+    """Write a checkpoint, all of it or nothing."""
+    content = {
+        "states": checkpoint.states,
+        "data": _convert(checkpoint.data, np.ndarray, torch.from_numpy),
+        "config": json.dumps(checkpoint.config),
+        "progress": json.dumps(asdict(checkpoint.progress)),
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_file(path, buffer.getvalue(), durable=True)
+
+
+def load_superres_checkpoint(path: Path) -> SuperresCheckpoint:
+    """Read a checkpoint of super-resolution.
+
+    Raises:
+        AmbiError: It is missing or damaged.
+    """
+    with _explained(path):
+        content = _read(path)
+        return SuperresCheckpoint(
+            content["states"],
+            _convert(content["data"], torch.Tensor, torch.Tensor.numpy),
+            json.loads(content["config"]),
+            _progress(json.loads(content["progress"])),
+        )
 
 
 def save_feature_checkpoint(path: Path, checkpoint: FeatureCheckpoint) -> None:

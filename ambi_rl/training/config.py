@@ -16,7 +16,6 @@ from ambi_rl.codec.kernel.state import MAX_HIDDEN
 from ambi_rl.codec.process import RATES
 from ambi_rl.codec.quality import MAX_QUALITY, MIN_QUALITY
 from ambi_rl.codec.strategists import SEARCHES
-from ambi_rl.data import ACCESSES
 from ambi_rl.errors import ConfigError
 from ambi_rl.rewards import Reward
 from ambi_rl.rewards.competition import KINDS

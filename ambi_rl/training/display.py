@@ -72,25 +72,25 @@ class Display:
         self._bars.remove_task(task)
         self.line(f"{title}: {time.monotonic() - start:.1f} s")
 
-    def training(self, total: int, done: int) -> TrainingBar:
-        """The bar of the training itself, over node decisions."""
-        return TrainingBar(self, self._bars, total, done)
+    def training(self, total: int, done: int, unit: str = "decisions") -> TrainingBar:
+        """The bar of the training itself, over decisions or what else it counts."""
+        return TrainingBar(self, self._bars, total, done, unit)
 
 
 class TrainingBar:
-    """Progress over node decisions."""
+    """Progress over decisions, or what else a training counts."""
 
-    def __init__(self, display: Display, bars: Progress, total: int, done: int) -> None:
+    def __init__(self, display: Display, bars: Progress, total: int, done: int, unit: str) -> None:
         self._display = display
         self._bars = bars
-        self._total = total
+        self._total, self._unit = total, unit
         self._first = done
         self._start = time.monotonic()
         self._said = self._start
         self._task: TaskID = bars.add_task("training", total=total, completed=done, note="")
 
     def update(self, done: int, note: str) -> None:
-        """Show that `done` decisions are taken, and a few numbers."""
+        """Show that `done` are taken, and a few numbers."""
         self._bars.update(self._task, completed=done, note=note)
         now = time.monotonic()
         if not self._display.console.is_terminal and now - self._said >= _QUIET_SECONDS:
@@ -98,5 +98,5 @@ class TrainingBar:
             speed = (done - self._first) / max(now - self._start, 1e-9)
             left = (self._total - done) / max(speed, 1e-9)
             self._display.line(
-                f"training {done:,} of {self._total:,} decisions, eta {left:.0f} s, {note}"
+                f"training {done:,} of {self._total:,} {self._unit}, eta {left:.0f} s, {note}"
             )

@@ -155,7 +155,7 @@ class FeatureRun:
         if not self.progress.warm_started:
             self._check_warm_start()
         self.stopping = Stopping(display)
-        self.guard = FiniteGuard(folder.path, folder.last)
+        self.guard = FiniteGuard(folder)
         self.tables: dict[str, Any] = {}
         self.evaluation = FeatureEvaluation(config, self.settings, display)
         self.env = make_vec_env(self.settings, seed=self._seed(), training=True)
@@ -187,6 +187,15 @@ class FeatureRun:
         self.episodes: deque[dict[str, Any]] = deque(maxlen=RECENT)
         if restored is not None:
             self._restore(restored)
+
+    @property
+    def steps(self) -> int:
+        """Decisions so far, those of the rollout in progress included."""
+        return int(self.agent.num_timesteps)
+
+    def close(self) -> None:
+        """Let go of the environments."""
+        self.env.close()
 
     def _new_decoder(self) -> FrameDecoder:
         shape = self.agent.policy.encoder.latent_shape

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from ambi_rl.codec.files import write_file
 from ambi_rl.errors import NotFiniteError
+from ambi_rl.training.run_folder import RunFolder
 
 Array = npt.NDArray[Any]
 
@@ -26,12 +26,10 @@ class FiniteGuard:
 
     Args:
         folder: The run folder, where the batch is saved.
-        last: Path of the last good checkpoint, for the message.
     """
 
-    def __init__(self, folder: Path, last: Path) -> None:
+    def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
-        self._last = last
         self._rollout: dict[str, Array] = {}
 
     def keep(self, agent: Any) -> None:
@@ -80,17 +78,48 @@ class FiniteGuard:
                 self._stop(agent, what, "lower agent.learning_rate", self._rollout)
 
     def _stop(self, agent: Any, what: str, advice: str, batch: dict[str, Array]) -> NoReturn:
-        steps = int(agent.num_timesteps)
-        path = self._folder / f"not-finite-{steps}.npz"
-        stream = io.BytesIO()
-        arrays: dict[str, Any] = {"step": np.int64(steps), **batch}
-        np.savez_compressed(stream, **arrays)
-        write_file(path, stream.getvalue())
-        kept = (
-            f"the last good checkpoint is {self._last}"
-            if self._last.exists()
-            else "no checkpoint yet"
+        stop_not_finite(
+            self._folder,
+            steps=int(agent.num_timesteps),
+            unit="decisions",
+            what=what,
+            advice=advice,
+            batch=batch,
         )
-        raise NotFiniteError(
-            f"training stopped at {steps:,} decisions: {what}; {advice}. The batch is in {path}; {kept}"
-        )
+
+
+def stop_not_finite(
+    folder: RunFolder,
+    *,
+    steps: int,
+    unit: str,
+    what: str,
+    advice: str,
+    batch: dict[str, Array],
+) -> NoReturn:
+    """End a run, and keep what led to it.
+
+    Args:
+        folder: Of the run.
+        steps: How far the run is.
+        unit: What it counts.
+        what: Which number is not finite.
+        advice: What to change.
+        batch: What was learned from, to be saved in the folder.
+
+    Raises:
+        NotFiniteError: Always.
+    """
+    path = folder.path / f"not-finite-{steps}.npz"
+    stream = io.BytesIO()
+    arrays: dict[str, Any] = {"step": np.int64(steps), **batch}
+    np.savez_compressed(stream, **arrays)
+    write_file(path, stream.getvalue())
+    kept = (
+        f"the last good checkpoint is {folder.last}"
+        if folder.last.exists()
+        else "no checkpoint yet"
+    )
+    raise NotFiniteError(
+        f"training stopped at {steps:,} {unit}: {what}; {advice}. The batch is in {path}; {kept}"
+    )

@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 from contextlib import closing
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +32,7 @@ from ambi_rl.codec.entropy.fit import fit_entropy
 from ambi_rl.codec.process import Rate
 from ambi_rl.codec.strategists import by_name, for_search
 from ambi_rl.codec.warmup import ensure_compiled
-from ambi_rl.data import DataSettings, Skipped, open_collection
+from ambi_rl.data import Skipped, open_collection
 from ambi_rl.data.source import Patch
 from ambi_rl.envs import BlockCodingVectorEnv
 from ambi_rl.envs.sb3 import BlockCodingVecEnv
@@ -99,7 +99,7 @@ class Run:
             self.progress = restored.progress
             self.progress.best = self._best_so_far()
         self.recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
-        self.guard = FiniteGuard(folder.path, folder.last)
+        self.guard = FiniteGuard(folder)
         self._saved = self.progress.steps
         """Decisions at the newest checkpoint."""
         self.stopping = Stopping(display)
@@ -121,6 +121,15 @@ class Run:
         if restored is not None:
             self._go_on(restored.trajectory)
         self.reward.restore(self.progress.extra.get("reward", {}))
+
+    @property
+    def steps(self) -> int:
+        """Decisions so far, those of the rollout in progress included."""
+        return int(self.agent.num_timesteps)
+
+    def close(self) -> None:
+        """Let go of the environments."""
+        self.env.close()
 
     @property
     def reward(self) -> Reward:

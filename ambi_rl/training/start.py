@@ -12,6 +12,7 @@ from ambi_rl.training.feature_config import FeatureConfig
 from ambi_rl.training.run_config import RunConfig
 from ambi_rl.training.run_folder import RunFolder
 from ambi_rl.training.status import EvaluationHook, Pruned, Tracker
+from ambi_rl.training.superres_config import SuperresConfig
 
 
 def train(
@@ -29,13 +30,13 @@ def train(
         folder: The run folder; `config.runs`/`config.name` if None.
         overrides: What the configuration was composed from, kept for `resume`.
         display: For progress; standard error if None.
-        on_evaluation: Called with the decisions so far and what was found after every held-out evaluation;
+        on_evaluation: Called with the steps so far and what was found after every held-out evaluation;
             may raise `Pruned` to end the run.
 
     Returns:
         What `metrics.json` holds. Its `objective` is lower where it is better: of the block codec the best
         BD-rate against `fixed` on held-out photographs in percent, of the feature codec minus the agent's
-        score on reconstructions.
+        score on reconstructions, of super-resolution minus `evaluation.metric`.
 
     Raises:
         ConfigError: The run exists already, or there is nothing to resume, or data is not usable.
@@ -58,21 +59,24 @@ class TrainingRun(Protocol):
     """A training run in progress, whatever it trains.
 
     Attributes:
-        agent: Of Stable-Baselines3.
-        env: Its environments.
+        steps: How far it is, in what `total_steps` counts.
     """
 
-    agent: Any
-    env: Any
+    @property
+    def steps(self) -> int:
+        """See above."""
 
     def learn(self) -> None:
-        """Train until the configured number of decisions."""
+        """Train until `total_steps`."""
 
     def finish(self) -> dict[str, Any]:
         """What the run reached."""
 
     def checkpoint(self, steps: int) -> None:
         """Save what is needed to go on."""
+
+    def close(self) -> None:
+        """Let go of what the run holds."""
 
 
 def _trained(
@@ -84,20 +88,20 @@ def _trained(
 ) -> dict[str, Any]:
     """Train in a prepared folder."""
     run = _begun(config, place, display, on_evaluation)
-    tracker.steps = lambda: int(run.agent.num_timesteps)
+    tracker.steps = lambda: run.steps
     try:
         with display.running():
             run.learn()
             return run.finish()
     except Pruned:
         # Evaluations stand between two updates, where a checkpoint is exact.
-        run.checkpoint(int(run.agent.num_timesteps))
+        run.checkpoint(run.steps)
         raise
     except KeyboardInterrupt:
         display.line(f"interrupted; go on with: ambi train resume={place.path}")
         raise
     finally:
-        run.env.close()
+        run.close()
 
 
 def _begun(
@@ -111,6 +115,10 @@ def _begun(
         from ambi_rl.training.feature_run import begin_features
 
         return begin_features(config, place, display, on_evaluation)
+    if isinstance(config, SuperresConfig):
+        from ambi_rl.training.superres_run import begin_superres
+
+        return begin_superres(config, place, display, on_evaluation)
     from ambi_rl.training.run import begin_block
 
     assert isinstance(config, TrainConfig)

@@ -176,7 +176,11 @@ def validate_superres(config: SuperresConfig) -> None:
         raise ConfigError(
             "loss.mse, loss.perceptual, loss.adversarial and loss.rl are all 0; give one of them a weight"
         )
-    if loss.rl and loss.actor == "estimate" and not any((loss.mse, loss.perceptual, loss.adversarial)):
+    if (
+        loss.rl
+        and loss.actor == "estimate"
+        and not any((loss.mse, loss.perceptual, loss.adversarial))
+    ):
         raise ConfigError(
             "loss.actor=estimate moves the encoder alone, which draws nothing; give loss.mse, "
             "loss.perceptual or loss.adversarial a weight too, or take loss.actor=image"
