@@ -1,7 +1,7 @@
 """The losses that have a gradient: squared error, perceptual and adversarial, as in SRGAN.
 
-They are those of the paper's section 2.2.1. All are float32 scalars, also under autocast. `image` is what a generator made and `target` the photograph:
-float32 [B, 3, H, W], RGB in 0…1. B is the batch. The actor-critic loss is in `actor_critic.py`.
+They are those of the paper's section 2.2.1, float32 scalars also under autocast. `image` is what a generator
+made and `target` the photograph: float32 [B, 3, H, W], RGB in 0…1, with B pictures in a batch.
 """
 
 from __future__ import annotations

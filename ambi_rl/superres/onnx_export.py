@@ -1,8 +1,8 @@
 """From a trained generator to the ONNX model that decodes without torch.
 
-The graph is built here, node by node, from the few kinds of layers that a generator has: torch's own exporters
-are either deprecated or need further packages, and what they write differs from version to version. Batch
-normalisation is folded into the convolution before it.
+The graph is built here, node by node, from the few kinds of layers that a generator has: of torch's own
+exporters one is deprecated and the other needs a further package, and what they write differs from version to
+version. Batch normalisation is folded into the convolution before it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from ambi_rl import __version__
-from ambi_rl.superres.networks import BicubicEnlargement, Encoder, Generator, SubPixelStage
+from ambi_rl.superres.networks import (
+    BicubicEnlargement,
+    Encoder,
+    Generator,
+    ResidualBlock,
+    SubPixelStage,
+)
 
 OPSET = 17
 """Version of ONNX's operators; onnxruntime reads it since 1.12, and none that is used has changed since."""
@@ -55,6 +61,7 @@ def _add_encoder(graph: _Graph, encoder: Encoder, base: str) -> str:
     start = graph.add_activation(encoder.activation, graph.add_convolution(encoder.head, base))
     features = start
     for block in encoder.blocks:
+        assert isinstance(block, ResidualBlock)
         inner = graph.add_convolution(block.first, features, block.first_norm)
         inner = graph.add_activation(block.activation, inner)
         inner = graph.add_convolution(block.second, inner, block.second_norm)
