@@ -187,6 +187,7 @@ class BicubicEnlargement(nn.Module):
     """
 
     kernels: Tensor
+    reach = _BICUBIC_REACH
 
     def __init__(self, scale: int) -> None:
         super().__init__()
@@ -205,7 +206,7 @@ class BicubicEnlargement(nn.Module):
         return enlarged
 
     def _convolve(self, planes: Tensor) -> Tensor:
-        return nn.functional.conv2d(planes, self.kernels, padding=_BICUBIC_REACH, groups=3)
+        return nn.functional.conv2d(planes, self.kernels, padding=self.reach, groups=3)
 
 
 class Generator(nn.Module):
