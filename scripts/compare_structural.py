@@ -28,6 +28,7 @@ from ambi_rl.codec.warmup import ensure_compiled
 from ambi_rl.data import split_held_out
 from ambi_rl.errors import AmbiError, UsageError
 from ambi_rl.metrics import ssim_map
+from ambi_rl.metrics.fidelity import Pixels
 
 QUALITIES = (26.0, 38.0, 52.0, 66.0, 78.0, 88.0)
 METRICS: tuple[Metric, ...] = ("ms_ssim", "ssim", "psnr")

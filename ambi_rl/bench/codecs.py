@@ -125,7 +125,7 @@ class AmbiCodec(Codec):
 
     def identity(self) -> str:
         """As for every codec; the bundle's content and the codec's own source code belong to it."""
-        return f"{super().identity()} bundle {_file_hash(self.bundle)} code {_code_hash()}"
+        return f"{super().identity()} bundle {bundle_hash(self.bundle)} code {code_hash()}"
 
 
 @dataclass(frozen=True)
@@ -240,14 +240,14 @@ def ambi_codec(
         effort,
         bundle,
         restoration,
-        selector=_selector("ambi", options),
+        selector=selector_text("ambi", options),
     )
 
 
 def jpeg(*, chroma: Chroma = "420") -> PillowPeer:
     """JPEG with optimized Huffman tables, chroma at half or at full resolution."""
     sampling = _COLONS[chroma]
-    library = _version("libjpeg_turbo", "libjpeg-turbo")
+    library = library_version("libjpeg_turbo", "libjpeg-turbo")
     return PillowPeer(
         f"JPEG {sampling}",
         f"{library}, {sampling}, optimized Huffman tables",
@@ -256,14 +256,14 @@ def jpeg(*, chroma: Chroma = "420") -> PillowPeer:
         else (12, 20, 35, 50, 65, 77, 86, 92, 95, 97),
         options={"optimize": True, "subsampling": sampling},
         family="jpeg",
-        selector=_selector("jpeg", {"chroma": chroma}),
+        selector=selector_text("jpeg", {"chroma": chroma}),
         library=library,
     )
 
 
 def webp(*, method: int = 6) -> PillowPeer:
     """Lossy WebP, at its slowest method unless another (0…6) is asked for."""
-    library = _version("webp", "libwebp")
+    library = library_version("webp", "libwebp")
     return PillowPeer(
         "WebP" if method == 6 else f"WebP m{method}",
         f"{library}, method {method}",
@@ -271,7 +271,7 @@ def webp(*, method: int = 6) -> PillowPeer:
         format="WEBP",
         options={"method": method},
         family="webp",
-        selector=_selector("webp", {"method": str(method)}),
+        selector=selector_text("webp", {"method": str(method)}),
         library=library,
     )
 
@@ -285,7 +285,7 @@ def avif(*, chroma: Chroma = "444", tune: Tune = "psnr", speed: int = 4) -> Pill
         speed: 0…10.
     """
     sampling = _COLONS[chroma]
-    library = _version("avif", "libavif")
+    library = library_version("avif", "libavif")
     tuning = "default tune" if tune == "default" else f"tune={tune}"
     name = f"AVIF {sampling}" + ("" if tune == "default" else f" {tune}")
     options: dict[str, object] = {"subsampling": sampling, "speed": speed, "max_threads": 1}
@@ -298,14 +298,14 @@ def avif(*, chroma: Chroma = "444", tune: Tune = "psnr", speed: int = 4) -> Pill
         format="AVIF",
         options=options,
         family="avif",
-        selector=_selector("avif", {"chroma": chroma, "tune": tune, "speed": str(speed)}),
+        selector=selector_text("avif", {"chroma": chroma, "tune": tune, "speed": str(speed)}),
         library=library,
     )
 
 
 def jpeg2000() -> PillowPeer:
     """JPEG 2000 with the 9/7 wavelet and code blocks of 64x64; the setting is the target PSNR in dB."""
-    library = _version("jpg_2000", "OpenJPEG")
+    library = library_version("jpg_2000", "OpenJPEG")
     return PillowPeer(
         "JPEG 2000",
         f"{library}, 9/7 wavelet, component transform, target PSNR",
@@ -342,7 +342,7 @@ def jpeg_xl(*, effort: int = 7) -> JpegXlPeer:
         (-10.0, -7.0, -5.0, -3.5, -2.4, -1.6, -1.0, -0.6, -0.4, -0.25),
         effort,
         family="jxl",
-        selector=_selector("jxl", {"effort": str(effort)}),
+        selector=selector_text("jxl", {"effort": str(effort)}),
         library=library,
         scale=Scale("negated Butteraugli distance", -15, -0.05, 0.05),
     )
@@ -378,7 +378,7 @@ def heic(*, chroma: Chroma = "420", tune: Tune = "default") -> HeicPeer:
         chroma,
         parameters,
         family="heic",
-        selector=_selector("heic", {"chroma": chroma, "tune": tune}),
+        selector=selector_text("heic", {"chroma": chroma, "tune": tune}),
         library=library,
     )
 
@@ -409,7 +409,8 @@ def use_one_thread() -> None:
 _COLONS = {"420": "4:2:0", "444": "4:4:4"}
 
 
-def _selector(family: str, options: Mapping[str, str]) -> str:
+def selector_text(family: str, options: Mapping[str, str]) -> str:
+    """The selector of a family with options."""
     return family + ":" + ",".join(f"{name}={value}" for name, value in options.items())
 
 
@@ -420,13 +421,14 @@ def _bundle(path: Path | None) -> Bundle:
 
 
 @lru_cache(maxsize=8)
-def _file_hash(bundle: Path | None) -> str:
+def bundle_hash(bundle: Path | None) -> str:
+    """Of a bundle's file; of the one that comes with the package if it is None."""
     path = Path(ambi_rl.__file__).parent / "codec" / "default.ambic" if bundle is None else bundle
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=1)
-def _code_hash() -> str:
+def code_hash() -> str:
     """Of the codec's source, which changes more often than its version."""
     digest = hashlib.sha256()
     for path in sorted((Path(ambi_rl.__file__).parent / "codec").rglob("*.py")):
@@ -434,5 +436,11 @@ def _code_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def _version(feature: str, library: str) -> str:
+def library_version(feature: str, library: str) -> str:
+    """A library of Pillow's by its name and version, such as "libwebp 1.6.0".
+
+    Args:
+        feature: What `PIL.features` calls it.
+        library: Its name.
+    """
     return f"{library} {features.version(feature)}"

@@ -90,7 +90,7 @@ class CodecEntry:
 
     Attributes:
         name: Unique among codecs and imported curves; what tables and plots call it.
-        family: Of codecs that differ in options: "ambi", "jpeg", "jpeg2000", "webp", "avif", "jxl", "heic".
+        family: Of codecs that differ in options, as a selector begins: "ambi", "jpeg", "avif", "superres"…
         description: Its options, in words, with the version of its library or the bundle's id.
         selector: What makes it again, `ambi_rl.bench.codecs.make_codec(selector)`: "avif:tune=psnr,speed=4".
         setting_name: What the setting is: "quality", "target PSNR in dB"…

@@ -19,8 +19,11 @@ from ambi_rl.bench.codecs import (
     jpeg_xl,
     webp,
 )
+from ambi_rl.bench.superres_codecs import resampled, superres
 from ambi_rl.codec.strategists import STRATEGISTS
 from ambi_rl.errors import UsageError
+from ambi_rl.superres.base_layer import BASES, SCALES
+from ambi_rl.superres.resample import FILTERS
 
 PEERS = (
     "jpeg",
@@ -41,7 +44,7 @@ Choices = tuple[str, ...]
 
 
 class _Family(NamedTuple):
-    """A maker of codecs, and the values of its options; None for any text."""
+    """A maker of codecs, the values of its options, None for any text, and the feature of Pillow it needs."""
 
     make: Callable[..., Codec]
     options: Mapping[str, Choices | None]
@@ -72,6 +75,18 @@ def _avif(chroma: Any = "444", tune: Any = "default", speed: str = "4") -> Codec
     return avif(chroma=chroma, tune=tune, speed=int(speed))
 
 
+def _superres(bundle: str | None = None, base: str = "jpeg") -> Codec:
+    if bundle is None:
+        raise UsageError(
+            "superres needs a bundle of the profile superres, as in superres:bundle=sr.ambic"
+        )
+    return superres(Path(bundle), base=base)
+
+
+def _resampled(scale: str = "4", filter: str = "lanczos", base: str = "jpeg") -> Codec:  # noqa: A002 - the option
+    return resampled(scale=int(scale), method=filter, base=base)
+
+
 _CHROMA: Choices = ("420", "444")
 _FAMILIES: dict[str, _Family] = {
     "ambi": _Family(
@@ -99,6 +114,10 @@ _FAMILIES: dict[str, _Family] = {
     ),
     "jxl": _Family(lambda effort="7": jpeg_xl(effort=int(effort)), {"effort": _numbers(1, 10)}),
     "heic": _Family(heic, {"chroma": _CHROMA, "tune": ("default", "psnr", "ssim")}),
+    "superres": _Family(_superres, {"bundle": None, "base": BASES}),
+    "resampled": _Family(
+        _resampled, {"scale": tuple(map(str, SCALES)), "filter": FILTERS, "base": BASES}
+    ),
 }
 FAMILIES: Choices = tuple(_FAMILIES)
 
@@ -129,6 +148,12 @@ def make_codec(selector: str) -> Codec:
         raise UsageError(
             f'peer {name} needs {error.name}, which is not installed: pip install "ambi-rl[bench]"'
         ) from error
+
+
+def runs_kernels(selector: str) -> bool:
+    """Whether a codec is the block codec, or has it inside: its kernels are to be compiled first."""
+    family, _, options = selector.partition(":")
+    return family == "ambi" or "base=ambi" in options.split(",")
 
 
 def _options(name: str, text: str) -> dict[str, str]:

@@ -712,8 +712,9 @@ def bench(
     ambi bench kodak -o out --codec peers --curve vtm.json   with a published curve
 
     Codecs and their options: ambi (effort, strategist, bundle, restoration), jpeg (chroma), jpeg2000,
-    webp (method), avif (chroma, tune, speed), jxl (effort), heic (chroma, tune). Every file is really
-    written and decoded. BD-rates are of mean curves over the pictures.
+    webp (method), avif (chroma, tune, speed), jxl (effort), heic (chroma, tune), superres (bundle, base)
+    and resampled (scale, filter, base): a shrunk picture that a network or Pillow enlarges. Every file is
+    really written and decoded. BD-rates are of mean curves over the pictures.
 
     DIR gets results.json, points.csv, deltas.csv (BD-rate and BD-PSNR for each picture and the mean),
     table.md and curves/*.json in CompressAI's schema, with --report a page to look at. An interrupted

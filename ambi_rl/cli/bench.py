@@ -34,7 +34,8 @@ from ambi_rl.bench.results import (
     Results,
     load_results,
 )
-from ambi_rl.bench.selector import PEERS, make_codec
+from ambi_rl.bench.selector import PEERS, make_codec, runs_kernels
+from ambi_rl.bench.superres_codecs import SuperresCodec
 from ambi_rl.cli.report import check_options, make_report
 from ambi_rl.codec.files import check_target, read_file, write_file
 from ambi_rl.codec.warmup import announce, ensure_compiled
@@ -90,7 +91,7 @@ def make_codecs(selectors: Sequence[str]) -> list[Codec]:
     return [
         # Bundles of equal names in different folders.
         replace(codec, name=f"{codec.name} ({codec.bundle})")
-        if counts[codec.name] > 1 and isinstance(codec, AmbiCodec)
+        if counts[codec.name] > 1 and isinstance(codec, (AmbiCodec, SuperresCodec))
         else codec
         for codec in codecs.values()
     ]
@@ -209,7 +210,7 @@ def bench_command(
 
 
 def _compile(codecs: Sequence[Codec]) -> None:
-    if any(isinstance(codec, AmbiCodec) for codec in codecs):
+    if any(runs_kernels(codec.selector) for codec in codecs):
         # Here and once, rather than in every process at the same time.
         ensure_compiled("encode", announce)
 

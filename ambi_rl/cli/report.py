@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ambi_rl.bench.benchmark import RESULTS
 from ambi_rl.bench.results import Results, load_results
+from ambi_rl.bench.selector import runs_kernels
 from ambi_rl.codec.warmup import announce, ensure_compiled
 from ambi_rl.errors import UsageError
 from ambi_rl.report.build import DEFAULT_IMAGES, DEFAULT_MEGABYTES, REPORT, write_report
@@ -48,7 +49,7 @@ def make_report(
         UsageError: The page cannot be written.
         AmbiError: The disk is full.
     """
-    if any(codec.family == "ambi" for codec in results.codecs):
+    if any(runs_kernels(codec.selector) for codec in results.codecs):
         # Here and once, rather than in every process at the same time.
         ensure_compiled("encode", announce)
     problems = write_report(

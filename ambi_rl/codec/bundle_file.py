@@ -280,6 +280,34 @@ def load(path: str | os.PathLike[str], parse: Callable[[bytes], Loaded]) -> Load
         raise BundleError(f"bundle {error}") from error
 
 
+def check_free_keys(facts: Iterable[str], own: Iterable[str]) -> None:
+    """Refuse facts for a manifest under keys that its profile uses itself.
+
+    Raises:
+        BundleError: There is one.
+    """
+    taken = sorted(set(facts) & set(own))
+    if taken:
+        raise BundleError(
+            f"facts may not be called {', '.join(taken)}, which the manifest uses itself"
+        )
+
+
+def find_given(bundle_id: str, given: Found | None, load_one: Callable[[Path], Found]) -> Found:
+    """As `find`, of a profile that has no default bundle: the one given, or one in a folder of AMBI_BUNDLES.
+
+    Args:
+        bundle_id: 16 hexadecimal digits.
+        given: A bundle the caller has at hand.
+        load_one: Reads a bundle of the profile in question.
+
+    Raises:
+        UnknownBundleError: None of them has this id.
+    """
+    at_hand = () if given is None else (given,)
+    return find(bundle_id, at_hand, load_one, None if given is None else given.id)
+
+
 def find(
     bundle_id: str, at_hand: Iterable[Found], load_one: Callable[[Path], Found], given: str | None
 ) -> Found:

@@ -9,7 +9,7 @@ Everything a reader needs to refuse a file is known before anything is allocated
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
@@ -155,6 +155,31 @@ def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
         )
 
 
+def pack_fields(fields: Sequence[Field], values: Mapping[str, int]) -> bytes:
+    """Fields one after the other, most significant bit first; together they are whole bytes.
+
+    Raises:
+        ValueError: A field is out of its range (a mistake of the caller's, not of a file).
+    """
+    packed = 0
+    for f in fields:
+        stored = values[f.name] - f.bias
+        if not 0 <= stored < 1 << f.bits:
+            raise ValueError(f"header field {f.name} cannot hold {values[f.name]}")
+        packed = packed << f.bits | stored
+    return packed.to_bytes(sum(f.bits for f in fields) // 8, "big")
+
+
+def unpack_fields(fields: Sequence[Field], data: bytes) -> dict[str, int]:
+    """The opposite of `pack_fields`."""
+    packed = int.from_bytes(data, "big")
+    values: dict[str, int] = {}
+    for f in reversed(fields):
+        values[f.name] = (packed & ((1 << f.bits) - 1)) + f.bias
+        packed >>= f.bits
+    return values
+
+
 def varint(value: int) -> bytes:
     """An integer ≥ 0 in base 128, least significant group first, all bytes but the last with the high bit."""
     out = bytearray()
@@ -174,7 +199,7 @@ def read_varint(data: bytes, position: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if position >= len(data):
-            raise _truncated(len(data))
+            raise truncated(len(data))
         group = data[position]
         position += 1
         value |= (group & 0x7F) << shift
@@ -206,13 +231,7 @@ def write_container(container: Container) -> bytes:
         "bundle_id": int(container.bundle_id, 16),
         "planes_crc": container.planes_crc,
     }
-    header = 0
-    for f in HEADER_FIELDS:
-        stored = values[f.name] - f.bias
-        if not 0 <= stored < 1 << f.bits:
-            raise ValueError(f"header field {f.name} cannot hold {values[f.name]}")
-        header = header << f.bits | stored
-    out = bytearray(MAGIC + header.to_bytes(_HEADER_BYTES, "big"))
+    out = bytearray(MAGIC + pack_fields(HEADER_FIELDS, values))
     out += zlib.crc32(out).to_bytes(_CRC_BYTES, "big")
     for section, payload in container.sections.items():
         head = bytes([section]) + varint(len(payload))
@@ -222,7 +241,8 @@ def write_container(container: Container) -> bytes:
     return bytes(out)
 
 
-def _truncated(length: int) -> CorruptFileError:
+def truncated(length: int) -> CorruptFileError:
+    """The error of a file that ends too early, after `length` bytes."""
     return CorruptFileError(
         f"the file is truncated: it ends after {length} bytes; fetch or encode it again"
     )
@@ -242,16 +262,11 @@ def _read_header(data: bytes) -> dict[str, int]:
             f"{FORMAT_VERSION}; update ambi-rl"
         )
     if len(data) < _PREFIX_BYTES:
-        raise _truncated(len(data))
+        raise truncated(len(data))
     crc_at = _PREFIX_BYTES - _CRC_BYTES
     if zlib.crc32(data[:crc_at]) != int.from_bytes(data[crc_at:_PREFIX_BYTES], "big"):
         raise CorruptFileError("the header fails its checksum; fetch or encode the file again")
-    header = int.from_bytes(data[len(MAGIC) : crc_at], "big")
-    values: dict[str, int] = {}
-    for f in reversed(HEADER_FIELDS):
-        values[f.name] = (header & ((1 << f.bits) - 1)) + f.bias
-        header >>= f.bits
-    return values
+    return unpack_fields(HEADER_FIELDS, data[len(MAGIC) : crc_at])
 
 
 def _check_header(values: Mapping[str, int]) -> None:
@@ -277,12 +292,12 @@ def _read_sections(data: bytes, count: int) -> dict[Section, bytes]:
     for _ in range(count):
         start = position
         if position >= len(data):
-            raise _truncated(len(data))
+            raise truncated(len(data))
         kind = data[position]
         length, position = read_varint(data, position + 1)
         body = position + _CRC_BYTES
         if body + length > len(data):
-            raise _truncated(len(data))
+            raise truncated(len(data))
         crc = zlib.crc32(data[body : body + length], zlib.crc32(data[start:position]))
         if crc != int.from_bytes(data[position:body], "big"):
             raise CorruptFileError(

@@ -106,6 +106,21 @@ class Metadata:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """A picture as its 8-bit samples.
+
+    Attributes:
+        pixels: uint8 [H, W] if it is gray, [H, W, 3] if it is RGB.
+        alpha: uint8 [H, W], or None.
+        metadata: ICC, EXIF, XMP and orientation.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    alpha: npt.NDArray[np.uint8] | None = None
+    metadata: Metadata = Metadata()
+
+
+@dataclass(frozen=True)
 class Raster:
     """A picture as the codec sees it.
 
@@ -248,8 +263,8 @@ def _as_bytes(value: Any) -> bytes | None:
     return bytes(value) if isinstance(value, bytes | bytearray) and value else None
 
 
-def raster_from_image(image: Image.Image) -> Raster:
-    """Convert a Pillow picture of mode 1, L, LA, P, RGB, RGBX or RGBA without loss.
+def samples_from_image(image: Image.Image) -> Samples:
+    """Take the samples of a Pillow picture of mode 1, L, LA, P, RGB, RGBX or RGBA without loss.
 
     Palettes become RGB, transparent colours and palettes with transparency become an alpha plane.
 
@@ -264,28 +279,37 @@ def raster_from_image(image: Image.Image) -> Raster:
     mode = _LOSSLESS_MODES[image.mode][image.has_transparency_data]
     pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     gray = mode in ("L", "LA")
-    samples = pixels if mode == "L" else pixels[..., 0] if gray else pixels[..., :3]
-    return Raster(
-        planes=gray_to_planes(samples) if gray else rgb_to_planes(samples),
+    return Samples(
+        pixels=pixels if mode == "L" else pixels[..., 0] if gray else pixels[..., :3],
         alpha=np.ascontiguousarray(pixels[..., -1]) if mode in ("LA", "RGBA") else None,
         metadata=metadata,
     )
 
 
-def image_from_raster(raster: Raster) -> Image.Image:
-    """Convert planes and alpha to a Pillow picture of mode L, LA, RGB or RGBA.
+def image_from_samples(samples: Samples) -> Image.Image:
+    """Make a Pillow picture of mode L, LA, RGB or RGBA of samples.
 
     Metadata is in `image.info` under Pillow's keys, see `info_of_metadata`.
     """
-    if raster.planes.shape[0] == 1:
-        pixels = planes_to_gray(raster.planes)
-    else:
-        pixels = planes_to_rgb(raster.planes)
-    if raster.alpha is not None:
-        pixels = np.dstack([pixels, raster.alpha])
+    pixels = samples.pixels
+    if samples.alpha is not None:
+        pixels = np.dstack([pixels, samples.alpha])
     image = Image.fromarray(pixels)
-    image.info.update(info_of_metadata(raster.metadata))
+    image.info.update(info_of_metadata(samples.metadata))
     return image
+
+
+def raster_from_image(image: Image.Image) -> Raster:
+    """Convert a Pillow picture to planes without loss; modes and errors as for `samples_from_image`."""
+    samples = samples_from_image(image)
+    to_planes = gray_to_planes if samples.pixels.ndim == 2 else rgb_to_planes
+    return Raster(to_planes(samples.pixels), samples.alpha, samples.metadata)
+
+
+def image_from_raster(raster: Raster) -> Image.Image:
+    """Convert planes and alpha to a Pillow picture, see `image_from_samples`."""
+    from_planes = planes_to_gray if raster.planes.shape[0] == 1 else planes_to_rgb
+    return image_from_samples(Samples(from_planes(raster.planes), raster.alpha, raster.metadata))
 
 
 def metadata_of_container(container: Container) -> Metadata:

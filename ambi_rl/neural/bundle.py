@@ -298,11 +298,7 @@ def feature_bundle(
         BundleError: The parts do not fit together or cannot be exported, or `facts` has a key that the
             manifest uses itself.
     """
-    taken = sorted(set(facts) & set(_OWN_KEYS))
-    if taken:
-        raise BundleError(
-            f"facts may not be called {', '.join(taken)}, which the manifest uses itself"
-        )
+    bundle_file.check_free_keys(facts, _OWN_KEYS)
     layers, activation = _describe_action(action_net)
     output = [m for m in decoder.modules() if isinstance(m, nn.Conv2d)][-1]
     manifest = {
@@ -385,6 +381,4 @@ def find_bundle(bundle_id: str, explicit: FeatureBundle | None = None) -> Featur
     Raises:
         UnknownBundleError: None of them has this id.
     """
-    at_hand = () if explicit is None else (explicit,)
-    given = None if explicit is None else explicit.id
-    return bundle_file.find(bundle_id, at_hand, load_bundle, given)
+    return bundle_file.find_given(bundle_id, explicit, load_bundle)

@@ -10,6 +10,8 @@ const FAMILY_COLOURS = {
   avif: ["#1d4ed8", "#60a5fa"],
   jxl: ["#0e7490", "#22d3ee"],
   heic: ["#be185d", "#f472b6"],
+  superres: ["#a16207", "#facc15"],
+  resampled: ["#4d7c0f", "#a3e635"],
   imported: ["#78716c", "#a8a29e"],
 };
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
