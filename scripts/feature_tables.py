@@ -129,7 +129,10 @@ def main(
     if unknown:
         raise UsageError(f"there is no column {unknown[0]!r}; take some of {', '.join(COLUMNS)}")
     runs = [
-        run for folder in folders for run in find_runs(folder) if run.is_features and run.metrics
+        run
+        for folder in folders
+        for run in find_runs(folder)
+        if run.system == "features" and run.metrics
     ]
     if not runs:
         raise UsageError(f"there is no finished run of a feature codec in {folders[0]}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import itertools
 import math
 import re
 import sys
@@ -34,8 +35,8 @@ from ambi_rl.envs import BlockCodingEnv, BlockCodingVectorEnv
 from ambi_rl.rewards import TERMS
 from ambi_rl.sweeps.space import STUDY_RULES, StudyConfig
 from ambi_rl.training.config import (
-    BLOCK_GROUPS,
     RULES,
+    SYSTEM_GROUPS,
     A2CConfig,
     PPOConfig,
     Rule,
@@ -43,6 +44,7 @@ from ambi_rl.training.config import (
 )
 from ambi_rl.training.feature_config import FEATURE_RULES, FeatureConfig
 from ambi_rl.training.run_config import RUN_RULES, SYSTEMS, RunConfig
+from ambi_rl.training.superres_config import SUPERRES_RULES, SuperresConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = Path(ambi_rl.conf.__file__).parent
@@ -305,9 +307,10 @@ def _block_schema() -> dict[str, Key]:
 SCHEMAS: dict[str, Callable[[], dict[str, Key]]] = {
     "block": _block_schema,
     "features": partial(schema_of, FeatureConfig),
+    "superres": partial(schema_of, SuperresConfig),
 }
 """By system, every key of a run of it."""
-SYSTEM_RULES = {"block": RULES, "features": FEATURE_RULES}
+SYSTEM_RULES = {"block": RULES, "features": FEATURE_RULES, "superres": SUPERRES_RULES}
 
 
 def _defaults(key: str, known: Key, files: list[File]) -> str:
@@ -413,10 +416,11 @@ def _group(name: str) -> list[File]:
 
 
 def _default_choice(group: str) -> str:
-    """What is taken of a group where nothing is said: by all runs, or by those of the block codec."""
-    shared = read(CONF / "config.yaml").choices
-    block = read(CONF / "system" / "block.yaml").choices
-    return (shared | block).get(group, "")
+    """What is taken of a group where nothing is said: by all runs, or by those of the first system that has it."""
+    choices: dict[str, str] = {}
+    for system in reversed(SYSTEMS):
+        choices |= read(CONF / "system" / f"{system}.yaml").choices
+    return (choices | read(CONF / "config.yaml").choices).get(group, "")
 
 
 def run_table() -> str:
@@ -433,7 +437,7 @@ def system_choices() -> str:
 def system_table(system: str) -> str:
     """Keys that one system has in no group."""
     shared = schema_of(RunConfig)
-    groups = tuple(f"{group}." for group in BLOCK_GROUPS) if system == "block" else ()
+    groups = tuple(f"{group}." for group in SYSTEM_GROUPS[system])
     known = SCHEMAS[system]()
     own = {key: kind for key, kind in known.items() if not key.startswith(groups)}
     file = read(CONF / "system" / f"{system}.yaml")
@@ -514,10 +518,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "system": system_choices,
     "experiment": lambda: experiment_table("block"),
     "experiment of features": lambda: experiment_table("features"),
+    "experiment of superres": lambda: experiment_table("superres"),
     **{f"system={system}": partial(system_table, system) for system in SYSTEMS},
     "hydra/launcher": launcher_table,
     "study": study_table,
-    **{group: partial(group_table, group) for group in BLOCK_GROUPS},
+    **{
+        group: partial(group_table, group)
+        for group in dict.fromkeys(itertools.chain.from_iterable(SYSTEM_GROUPS.values()))
+    },
 }
 """By the name in the pages."""
 

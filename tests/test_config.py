@@ -17,17 +17,20 @@ import ambi_rl.conf
 from ambi_rl.cli.train import train_command
 from ambi_rl.errors import ConfigError
 from ambi_rl.rewards import TERMS
-from ambi_rl.training.config import BLOCK_GROUPS, TrainConfig, register, to_config
+from ambi_rl.training.config import SYSTEM_GROUPS, TrainConfig, register, to_config
 from ambi_rl.training.feature_config import FeatureConfig
 from ambi_rl.training.run_config import MAX_SEED, MAX_STEPS, SYSTEMS, RunConfig
 
 CONF = Path(ambi_rl.conf.__file__).parent
 GROUPS = {
     group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-    for group in ("system", *BLOCK_GROUPS, "experiment")
+    for group in ("system", *SYSTEM_GROUPS["block"], "loss", "experiment")
 }
 FEATURE_EXPERIMENTS = [name for name in GROUPS["experiment"] if name.startswith("breakout")]
-BLOCK_EXPERIMENTS = sorted(set(GROUPS["experiment"]) - set(FEATURE_EXPERIMENTS))
+SUPERRES_EXPERIMENTS = [name for name in GROUPS["experiment"] if name.startswith("superres")]
+BLOCK_EXPERIMENTS = sorted(
+    set(GROUPS["experiment"]) - set(FEATURE_EXPERIMENTS) - set(SUPERRES_EXPERIMENTS)
+)
 
 
 @pytest.fixture

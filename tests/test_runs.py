@@ -222,7 +222,7 @@ def test_runs_of_both_systems_are_listed_compared_and_plotted(runs: Path, tmp_pa
         assert "features" not in (tmp_path / "both.svg").read_text()
     result = ambi("plot", done, "-o", tmp_path / "none.svg")
     assert result.exit_code == 2
-    assert "runs of the feature codec have no BD-rates" in result.stderr
+    assert "only runs of the block codec have BD-rates" in result.stderr
     assert not (tmp_path / "none.svg").exists()
 
 

@@ -221,8 +221,8 @@ def plot_command(
     runs = [run for run in found if run.system == "block"]
     if not runs:
         raise UsageError(
-            "only runs of the block codec have BD-rates to plot; see the others with tensorboard --logdir, or with "
-            "ambi runs compare"
+            "only runs of the block codec have BD-rates to plot; see the others with tensorboard --logdir, "
+            "or with ambi runs compare"
         )
     chosen = metric or next((run.metric for run in runs if run.metric), "psnr")
     names = _names(runs)

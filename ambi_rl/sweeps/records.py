@@ -125,7 +125,9 @@ class RunRecord:
             return "rate_ppo"
         if self.system == "superres":
             loss = self.config.get("loss") or {}
-            return "+".join(name for name in ("mse", "perceptual", "adversarial", "rl") if loss.get(name))
+            return "+".join(
+                name for name in ("mse", "perceptual", "adversarial", "rl") if loss.get(name)
+            )
         return str(flatten(self.config).get("agent.algorithm", ""))
 
     @property

@@ -44,9 +44,9 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class OneOf:
-    """A word of a list."""
+    """A word of a list, or a number of one."""
 
-    allowed: tuple[str, ...]
+    allowed: tuple[str, ...] | tuple[int, ...]
 
     @property
     def text(self) -> str:
@@ -56,8 +56,9 @@ class OneOf:
     def check(self, key: str, value: Any) -> None:
         """See `Rule`."""
         if value not in self.allowed:
-            close = meant(value, self.allowed)
-            raise ConfigError(f"{key} is {value!r}; it can be {', '.join(self.allowed)}{close}")
+            words = [str(word) for word in self.allowed]
+            close = meant(value, words) if isinstance(value, str) else ""
+            raise ConfigError(f"{key} is {value!r}; it can be {', '.join(words)}{close}")
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,18 @@ class SuperresEvaluation:
         mean = _mean(list(found.values()))
         return asdict(Measured(found, mean, -mean.score))
 
+    def picture(self, upscale: Upscale) -> Pixels:
+        """The first picture at the middle quality: original, Lanczos and `upscale`, side by side.
+
+        Returns:
+            uint8 [H, 3 W, 3].
+        """
+        cases = list(self._cases.values())
+        case = cases[len(cases) // 2][0]
+        height, width = case.original.shape[:2]
+        enlarged = (enlarge(case.base, scale=self._scale, method="lanczos"), upscale(case.base))
+        return np.hstack([case.original, *(image[:height, :width] for image in enlarged)])
+
     def _fidelity(self, case: _Case, upscale: Upscale) -> Fidelity:
         height, width = case.original.shape[:2]
         rows, columns = case.base.shape[:2]

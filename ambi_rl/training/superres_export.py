@@ -41,7 +41,5 @@ def export_superres(run: Path) -> tuple[SuperresBundle, SuperresCheckpoint]:
         "metrics": finite_json(progress.evaluations[-1]) if progress.evaluations else {},
         "data": progress.extra.get("trained_with", []),
     }
-    bundle = make_bundle(
-        export_onnx(generator.eval()), config["scale"], generator.radius, training
-    )
+    bundle = make_bundle(export_onnx(generator.eval()), config["scale"], generator.radius, training)
     return bundle, checkpoint

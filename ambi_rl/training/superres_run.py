@@ -14,8 +14,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ambi_rl.data import Skipped, open_collection
 from ambi_rl.errors import ConfigError
-from ambi_rl.superres.actor_critic import to_pixels
-from ambi_rl.superres.networks import Generator
 from ambi_rl.superres.scores import Score, make_score
 from ambi_rl.training.callback import Every
 from ambi_rl.training.checkpoint import (
@@ -33,8 +31,8 @@ from ambi_rl.training.run_folder import RunFolder, write_json
 from ambi_rl.training.status import EvaluationHook
 from ambi_rl.training.stopping import Stopping
 from ambi_rl.training.superres_config import SuperresConfig
-from ambi_rl.training.superres_data import Batch, CropSource, Pixels, to_tensor
-from ambi_rl.training.superres_evaluation import SuperresEvaluation
+from ambi_rl.training.superres_data import Batch, CropSource
+from ambi_rl.training.superres_evaluation import SuperresEvaluation, network_upscale
 from ambi_rl.training.superres_trainer import SuperresTrainer
 
 _LOG_EVERY = 20
@@ -48,21 +46,6 @@ def score_of(config: SuperresConfig) -> Score:
     return make_score(
         rl.score, quality=rl.quality, function=rl.function, arguments=rl.arguments, key="rl.score"
     )
-
-
-def upscale_with(generator: Generator, base: Pixels) -> Pixels:
-    """Enlarge a base layer.
-
-    Args:
-        generator: In evaluation mode.
-        base: uint8 [h, w, 3].
-
-    Returns:
-        uint8 [s h, s w, 3].
-    """
-    device = next(generator.parameters()).device
-    with torch.no_grad():
-        return to_pixels(generator(to_tensor(base[None], device)))[0]
 
 
 class SuperresRun:
@@ -104,6 +87,8 @@ class SuperresRun:
         self.stopping = Stopping(display)
         self.score = score_of(config)
         self.trainer = SuperresTrainer(config, self.score)
+        generator = self.trainer.average
+        self._upscale = network_upscale(generator, scale=config.scale, radius=generator.radius)
         if restored is None and config.start is not None:
             self._begin_from(Path(config.start))
         self._open_data()
@@ -226,20 +211,26 @@ class SuperresRun:
     def evaluate(self) -> dict[str, Any]:
         """Measure the averaged generator on held-out photographs."""
         steps = self.progress.steps
-        found = self.evaluation.measure(lambda base: upscale_with(self.trainer.average, base))
-        network = found["network"]
+        measured = self.evaluation.measure(self._upscale)
+        baselines = self.evaluation.baselines()
+        network = measured["mean"]
+        means = {name: found["mean"] for name, found in baselines.items()} | {"network": network}
         result = {
             "steps": steps,
             "seconds": round(self._seconds(), 1),
             "objective": -network[self.config.evaluation.metric],
-            **found,
+            **means,
+            "qualities": measured["qualities"],
         }
         self.progress.evaluations.append(result)
         write_json(self.folder.evaluations, {"evaluations": self.progress.evaluations})
         for name, value in network.items():
             self._writer.add_scalar(f"held_out/{name}", value, steps)
-        self._show_picture(steps)
-        psnr = {name: found[name]["psnr"] for name in ("bicubic", "lanczos", "network")}
+        picture = self.evaluation.picture(self._upscale)
+        self._writer.add_image(
+            "held_out/original_lanczos_network", picture, steps, dataformats="HWC"
+        )
+        psnr = {name: found["psnr"] for name, found in means.items()}
         self.display.line(
             f"{steps:,} steps: PSNR {psnr['network']:.2f} dB (bicubic {psnr['bicubic']:.2f}, Lanczos "
             f"{psnr['lanczos']:.2f}), MS-SSIM {network['ms_ssim']:.4f}, score {network['score']:.4f}"
@@ -247,13 +238,6 @@ class SuperresRun:
         if self._on_evaluation is not None:
             self._on_evaluation(steps, result)
         return result
-
-    def _show_picture(self, steps: int) -> None:
-        """A held-out photograph, its base layer enlarged by Lanczos and by the network, side by side."""
-        picture = self.evaluation.picture(lambda base: upscale_with(self.trainer.average, base))
-        self._writer.add_image(
-            "held_out/original_lanczos_network", picture, steps, dataformats="HWC"
-        )
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +13,12 @@ from torch import nn
 from ambi_rl.errors import ConfigError
 from ambi_rl.superres.actor_critic import EstimateActor, ImageActor, judge_of, to_pixels
 from ambi_rl.superres.losses import (
-    DiscriminatorFeatures,
     PerceptualLoss,
-    VggFeatures,
     adversarial_loss,
     discriminator_loss,
+    frozen_logits,
+    make_perceptual_loss,
+    mean_squared_error,
 )
 from ambi_rl.superres.networks import Discriminator, Generator, ScoreHead
 from ambi_rl.superres.scores import Score
@@ -73,7 +75,6 @@ class SuperresTrainer:
         self.device = find_device(config.training.precision)
         torch.manual_seed(config.seed)
         self.generator = build_generator(config).to(self.device)
-        self.generator.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.generator).eval()
         training = config.training
         self._head: ScoreHead | None = None
@@ -84,9 +85,15 @@ class SuperresTrainer:
         self._build_actor()
         if config.adversarial:
             self._discriminator = Discriminator(config.discriminator_channels).to(self.device)
-            self._discriminator.to(memory_format=torch.channels_last)
         if config.loss.perceptual:
-            self._perceptual = self._build_perceptual().to(self.device)
+            weights = config.loss.vgg_weights
+            self._perceptual = make_perceptual_loss(
+                config.loss.features,
+                self._discriminator,
+                config.loss.vgg_layer,
+                None if weights is None else Path(weights),
+                self.device,
+            )
         self._optimizer = torch.optim.Adam(self._parameters(), training.learning_rate)
         self._discriminator_optimizer = (
             None
@@ -117,13 +124,6 @@ class SuperresTrainer:
             entropy=rl.entropy,
             regression=rl.regression,
         )
-
-    def _build_perceptual(self) -> PerceptualLoss:
-        loss = self.config.loss
-        if loss.features == "vgg19":
-            return PerceptualLoss(VggFeatures(loss.vgg_layer, loss.vgg_weights))
-        assert self._discriminator is not None
-        return PerceptualLoss(DiscriminatorFeatures(self._discriminator))
 
     def _parameters(self) -> list[nn.Parameter]:
         head = [] if self._head is None else list(self._head.parameters())
@@ -160,6 +160,7 @@ class SuperresTrainer:
         self._set_rates(step)
         originals = to_tensor(batch.originals, self.device)
         base = to_tensor(batch.base, self.device)
+        # The order that convolutions of a CPU are quickest with; all that follows keeps it.
         base = base.contiguous(memory_format=torch.channels_last)
         with self._autocast():
             images = self.generator(base)
@@ -193,7 +194,7 @@ class SuperresTrainer:
         with self._autocast():
             real = self._discriminator(originals)
             drawn = self._discriminator(images)
-            loss = discriminator_loss(real.float(), drawn.float())
+            loss = discriminator_loss(real, drawn)
         self._discriminator_optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
         self._scaler.unscale_(self._discriminator_optimizer)
@@ -225,12 +226,12 @@ class SuperresTrainer:
             total = total + weight * value
 
         if weights.mse:
-            add("mse", weights.mse, (images - originals).square().mean())
+            add("mse", weights.mse, mean_squared_error(images, originals))
         if self._perceptual is not None:
             add("perceptual", weights.perceptual, self._perceptual(images, originals))
         if weights.adversarial:
             assert self._discriminator is not None
-            logits = self._discriminator(images).float()
+            logits = frozen_logits(self._discriminator, images)
             add("adversarial", weights.adversarial, adversarial_loss(logits))
         if self._image_actor is not None:
             loss, found = self._image_actor.loss(images, batch.originals)
