@@ -58,7 +58,10 @@ def _arguments() -> argparse.Namespace:
         help=f"as ambi bench has them, at the same bytes (default {', '.join(FORMATS)})")  # fmt: skip
     add("--score", choices=SCORES, default="psnr", help="a further column")
     add("--score-quality", type=int, default=75, help="JPEG quality of recompressed_psnr")
-    add("--score-function", help="dotted path, of function")
+    add(
+        "--score-function",
+        help="dotted path, of function; rows.jsonl does not notice when its code changes",
+    )
     add("--crop", type=int, metavar="SIDE", help="take the centre, at most so many pixels a side")
     return parser.parse_args()
 
