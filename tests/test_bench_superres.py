@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from superres_models import tiny_bundle
 from typer.testing import CliRunner, Result
 
+from ambi_rl.bench import superres_codecs
 from ambi_rl.bench.codecs import Codec
 from ambi_rl.bench.curves import measure
 from ambi_rl.bench.find_close import find_close
@@ -24,6 +24,7 @@ from ambi_rl.superres.base_layer import decode_base, encode_base, shrink
 from ambi_rl.superres.bundle import save_bundle
 from ambi_rl.superres.codec import decode_picture, encode_picture
 from ambi_rl.superres.resample import enlarge
+from tests.superres_models import tiny_bundle
 
 BASES = ["jpeg", "webp", "avif"]
 
@@ -149,8 +150,6 @@ def test_identities_differ_where_results_may(folder: Path, tmp_path: Path) -> No
     path = tmp_path / "sr.ambic"
     found = set()
     for name in ("a/sr", "b/sr"):
-        from ambi_rl.bench import superres_codecs
-
         path.write_bytes((folder / f"{name}.ambic").read_bytes())
         superres_codecs.superres_bundle.cache_clear()
         codec = SuperresCodec("n", "d", (50,), "jpeg", path)

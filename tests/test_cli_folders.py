@@ -30,10 +30,10 @@ from ambi_rl.codec.api import EncodedImage
 from ambi_rl.codec.bundle import Bundle
 from ambi_rl.codec.container import MAX_PIXELS
 from ambi_rl.codec.threads import available_cores, limit_threads, thread_count
-from ambi_rl.corpus.coding import _OwnPixelLimit
 from ambi_rl.corpus.manifest import NAME, Manifest, read_manifest
 from ambi_rl.corpus.plan import PICTURE_SUFFIXES, Job, Naming, make_plan
 from ambi_rl.corpus.pool import run_threads
+from ambi_rl.corpus.settings import _OwnPixelLimit
 from ambi_rl.corpus.work import Outcome, Status, StoppedError, Writer
 from ambi_rl.errors import UsageError
 

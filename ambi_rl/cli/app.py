@@ -47,6 +47,15 @@ class StrategistName(enum.StrEnum):
     LOOKAHEAD = "lookahead"
 
 
+class BaseName(enum.StrEnum):
+    """What --base accepts; `BASES` of ambi_rl.superres.base_layer, which would take a while to import."""
+
+    JPEG = "jpeg"
+    WEBP = "webp"
+    AVIF = "avif"
+    AMBI = "ambi"
+
+
 class CurveMetric(enum.StrEnum):
     """What `plot --metric` accepts."""
 
@@ -224,6 +233,13 @@ def encode(
         StrategistName | None,
         typer.Option(help="Who decides, instead of the one that the effort stands for."),
     ] = None,
+    base: Annotated[
+        BaseName | None,
+        typer.Option(
+            help="With a bundle that super-resolves: format of the small picture that is stored.",
+            show_default="jpeg",
+        ),
+    ] = None,
     jobs: JobsOption = None,
     no_overwrite: NoOverwriteOption = False,
     strip: Annotated[
@@ -297,13 +313,26 @@ def encode(
 
     \b
     ambi encode frames/ game.ambi -b breakout.ambic    pictures by their names, a GIF, .npy
+
+    With a bundle that super-resolves, a picture is shrunk and stored in a standard format, whose quality
+    -q is, and decoding enlarges it by the bundle's network:
+
+    \b
+    ambi encode photo.png photo.ambi -b sr.ambic --base webp -q 60
     """  # noqa: D301 - the control character tells Typer to keep the lines
     with _extras(_FEATURE_EXTRAS):
         from ambi_rl.cli import profiles
 
         if profiles.encode(ctx):
             return
+    if base is not None:
+        raise UsageError(
+            "--base has no meaning for the block codec; name a bundle that super-resolves with -b"
+        )
+    from functools import partial
+
     from ambi_rl.cli.arguments import OneFile, check_options, sort_out
+    from ambi_rl.cli.coding import encode_settings
 
     files = sort_out(inputs, output, (".ambi",))
     check_options(
@@ -314,24 +343,28 @@ def encode(
         quiet=quiet,
         verbose=verbose,
     )
-    options = {
-        "quality": quality,
-        "target_size": target_size,
-        "target_bpp": target_bpp,
-        "target_psnr": target_psnr,
-        "effort": effort,
-        "bundle": bundle,
-        "strategist": None if strategist is None else strategist.value,
-        "strip": strip,
-        "restoration": not no_restoration,
-        "tiles": not no_tiles,
-    }
+    is_one = isinstance(files, OneFile)
+    settings = partial(
+        encode_settings,
+        quality=quality,
+        target_size=target_size,
+        target_bpp=target_bpp,
+        target_psnr=target_psnr,
+        effort=effort,
+        bundle=bundle,
+        strategist=None if strategist is None else strategist.value,
+        strip=strip,
+        restoration=not no_restoration,
+        tiles=not no_tiles,
+        measure=as_json or not quiet or manifest or ray is not None,
+        quiet=quiet or not is_one,
+    )
     if isinstance(files, OneFile):
-        from ambi_rl.cli.coding import encode_command
+        from ambi_rl.cli.one_file import encode_file
 
-        encode_command(
+        encode_file(
             *files,
-            options=options,
+            settings,
             overwrite=not no_overwrite,
             threads=jobs,
             as_json=as_json,
@@ -344,7 +377,7 @@ def encode(
 
     encode_folder(
         files,
-        options=options,
+        settings,
         manner=Manner(
             jobs=jobs,
             overwrite=not no_overwrite,
@@ -353,6 +386,7 @@ def encode(
             ray=ray,
             threads=threads or 1,
         ),
+        bundle=bundle,
         full_names=full_names,
         dry_run=dry_run,
         as_json=as_json,
@@ -407,24 +441,31 @@ def decode(
 
     \b
     ambi decode game.ambi game.gif -b breakout.ambic
+
+    A picture that super-resolves needs pip install "ambi-rl[superres]"; to decode a folder of such, name
+    their bundle with -b.
     """  # noqa: D301 - the control character tells Typer to keep the lines
     with _extras(_FEATURE_EXTRAS):
         from ambi_rl.cli import profiles
 
         if profiles.decode(ctx):
             return
+    from functools import partial
+
     from ambi_rl.cli.arguments import WRITTEN_SUFFIXES, OneFile, check_options, sort_out
+    from ambi_rl.cli.coding import decode_settings
 
     files = sort_out(inputs, output, WRITTEN_SUFFIXES)
     check_options(files, {"--format": suffix, "--dry-run": dry_run}, quiet=quiet, verbose=verbose)
+    settings = partial(
+        decode_settings, bundle=bundle, max_pixels=max_pixels, restoration=not no_restoration
+    )
     if isinstance(files, OneFile):
-        from ambi_rl.cli.coding import decode_command
+        from ambi_rl.cli.one_file import decode_file
 
-        decode_command(
+        decode_file(
             *files,
-            bundle=bundle,
-            max_pixels=max_pixels,
-            restoration=not no_restoration,
+            lambda image_format: settings(image_format=image_format),
             overwrite=not no_overwrite,
             threads=jobs,
             as_json=as_json,
@@ -437,9 +478,7 @@ def decode(
 
     decode_folder(
         files,
-        bundle=bundle,
-        max_pixels=max_pixels,
-        restoration=not no_restoration,
+        lambda image_format: settings(image_format=image_format),
         suffix="png" if suffix is None else suffix.value,
         manner=Manner(jobs=jobs, overwrite=not no_overwrite),
         dry_run=dry_run,

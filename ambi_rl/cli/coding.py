@@ -1,42 +1,16 @@
-"""`ambi encode` and `ambi decode` of one file."""
+"""What `ambi encode` and `ambi decode` ask of the block codec."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from ambi_rl.cli.streams import (
-    STANDARD,
-    check_output,
-    print_result,
-    read_input,
-    write_output,
-)
 from ambi_rl.codec.api import DEFAULT_QUALITY, resolve_bundle
 from ambi_rl.codec.container import MAX_PIXELS
-from ambi_rl.codec.image_io import format_of_suffix
 from ambi_rl.codec.target import Attempt, Target, make_target, parse_size
-from ambi_rl.codec.threads import limit_threads
 from ambi_rl.codec.warmup import announce
-from ambi_rl.corpus.coding import (
-    DecodeSettings,
-    EncodeSettings,
-    decode_bytes,
-    decode_details,
-    decode_text,
-    encode_bytes,
-    encode_details,
-    encode_text,
-)
-from ambi_rl.corpus.plan import PICTURE_SUFFIXES
-from ambi_rl.errors import UsageError
-
-
-def _shown(name: str, standard: str) -> str:
-    return standard if name == STANDARD else name
+from ambi_rl.corpus.coding import DecodeSettings, EncodeSettings, tell_nobody
 
 
 def _progress(target: Target) -> Callable[[Attempt], None]:
@@ -68,6 +42,8 @@ def encode_settings(
     strip: bool,
     restoration: bool,
     tiles: bool,
+    measure: bool,
+    quiet: bool,
 ) -> EncodeSettings:
     """What the options of `ambi encode` ask for.
 
@@ -82,6 +58,8 @@ def encode_settings(
         strip: Leave out ICC, EXIF and XMP.
         restoration: Have the picture filtered after decoding if the bundle can.
         tiles: Divide a large picture.
+        measure: Compute the PSNR.
+        quiet: Do not tell how the search for a target of one file comes on.
 
     Raises:
         UsageError: Options exclude each other or are out of range.
@@ -102,110 +80,28 @@ def encode_settings(
         strip=strip,
         restoration=restoration,
         tiles=tiles,
+        measure=measure,
+        report=tell_nobody if target is None or quiet else _progress(target),
     )
 
 
-def _check_no_picture(target: str) -> None:
-    """Refuse to encode over a picture: a pattern that the shell made two names of looks like IN OUT.
-
-    Raises:
-        UsageError: There is a picture of that name.
-    """
-    path = Path(target)
-    if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
-        raise UsageError(
-            f"{target} is a picture and would be overwritten; to encode several pictures, name a "
-            "folder with -o"
-        )
-
-
-def encode_command(
-    source: str,
-    target: str,
-    *,
-    options: dict[str, Any],
-    overwrite: bool,
-    threads: int | None,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-) -> None:
-    """Encode a picture file to an ambi file and say how it went.
+def decode_settings(
+    *, bundle: Path | None, max_pixels: int | None, restoration: bool, image_format: str
+) -> DecodeSettings:
+    """What the options of `ambi decode` ask for.
 
     Args:
-        source: Picture file, or `-`.
-        target: File to write, or `-`.
-        options: Arguments of `encode_settings`.
-        overwrite: Replace an existing target.
-        threads: That may work on the picture; None for as many as there are cores.
-        as_json: Print the result as JSON.
-        quiet: Print nothing else.
-        verbose: Print what the file consists of.
-    """
-    if target != STANDARD:
-        check_output(source, target, overwrite=overwrite)
-        _check_no_picture(target)
-    settings = replace(encode_settings(**options), measure=as_json or not quiet)
-    data = read_input(source)
-    limit_threads(threads)
-    aim = settings.target
-    report = (lambda attempt: None) if aim is None or quiet else _progress(aim)
-    result = encode_bytes(data, _shown(source, "stdin"), settings, report)
-    write_output(target, result.data, overwrite=overwrite)
-    names = {"input": _shown(source, "stdin"), "output": _shown(target, "stdout")}
-    facts = result.facts
-    text = (
-        f"{names['input']} {facts['width']}x{facts['height']} -> {names['output']}: "
-        f"{encode_text(facts, to_target=aim is not None)}"
-    )
-    if verbose:
-        text += f"\n{encode_details(facts)}"
-    if as_json or not quiet:
-        print_result(target, text, names | facts, as_json=as_json)
-
-
-def decode_command(
-    source: str,
-    target: str,
-    *,
-    bundle: Path | None,
-    max_pixels: int | None,
-    restoration: bool,
-    overwrite: bool,
-    threads: int | None,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-) -> None:
-    """Decode an ambi file to a picture file and say how it went.
-
-    Args:
-        source: ambi file, or `-`.
-        target: Picture to write, its format by its ending, or `-` for PNG on stdout.
         bundle: Bundle file to try first.
         max_pixels: Refuse larger pictures; the format's limit if None.
-        restoration: Filter the picture where the file asks for it.
-        overwrite: Replace an existing target.
-        threads: That may work on the picture; None for as many as there are cores.
-        as_json: Print the result as JSON.
-        quiet: Print nothing else.
-        verbose: Print the picture's mode and metadata.
+        restoration: Filter pictures where their files ask for it.
+        image_format: Pillow's name of the format to write.
+
+    Raises:
+        BundleError: The bundle cannot be used.
     """
-    image_format = "PNG" if target == STANDARD else format_of_suffix(Path(target).suffix)
-    check_output(source, target, overwrite=overwrite)
-    settings = DecodeSettings(
+    return DecodeSettings(
         bundle=None if bundle is None else resolve_bundle(bundle),
         max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
         restoration=restoration,
         image_format=image_format,
     )
-    data = read_input(source)
-    limit_threads(threads)
-    result = decode_bytes(data, settings)
-    write_output(target, result.data, overwrite=overwrite)
-    names = {"input": _shown(source, "stdin"), "output": _shown(target, "stdout")}
-    text = f"{names['input']} -> {names['output']}: {decode_text(result.facts)}"
-    if verbose:
-        text += f"\n{decode_details(result.facts)}"
-    if as_json or not quiet:
-        print_result(target, text, names | result.facts, as_json=as_json)

@@ -31,6 +31,9 @@ from ambi_rl.neural.feature_codec import FeatureCodec
 from ambi_rl.neural.networks import FRAME_SIDE
 from ambi_rl.neural.stream import STREAM_VERSION, StreamReader, is_stream
 
+ENCODE_OPTIONS: tuple[str, ...] = ()
+DECODE_OPTIONS = ("max_pixels",)
+
 
 class _Counter(Protocol):
     def __call__(self, done: int) -> None: ...

@@ -4,39 +4,29 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from ambi_rl.cli.arguments import ManyFiles
-from ambi_rl.cli.coding import encode_settings
 from ambi_rl.cli.guard import INTERRUPTED, SOME_FAILED
 from ambi_rl.cli.progress import Reporter
-from ambi_rl.codec.api import resolve_bundle
-from ambi_rl.codec.container import MAX_PIXELS
 from ambi_rl.codec.image_io import format_of_suffix
-from ambi_rl.corpus.coding import (
-    DecodeSettings,
-    decode_details,
-    decode_text,
-    encode_details,
-    encode_text,
-)
 from ambi_rl.corpus.plan import AMBI_SUFFIX, PICTURE_SUFFIXES, Job, Naming, Plan, make_plan
 from ambi_rl.corpus.run import Manner, decode_corpus, encode_corpus, known_outputs, standing
+from ambi_rl.corpus.settings import Decoding, Encoding, decode_details, decode_text
 from ambi_rl.corpus.work import Outcome, Status, failed
 from ambi_rl.errors import UsageError
 
 
 def encode_folder(
     files: ManyFiles,
+    settings: Callable[[], Encoding],
     *,
-    options: dict[str, Any],
     manner: Manner,
+    bundle: Path | None,
     full_names: bool,
     dry_run: bool,
     as_json: bool,
@@ -47,8 +37,9 @@ def encode_folder(
 
     Args:
         files: What to where.
-        options: Arguments of `encode_settings`.
+        settings: Makes them.
         manner: How to go about it.
+        bundle: Where the settings' bundle is, for a cluster's workers; None for the default bundle.
         full_names: Call a.png's file a.png.ambi.
         dry_run: Only say what would be done.
         as_json: Print a JSON object for each file.
@@ -61,8 +52,7 @@ def encode_folder(
     """
     if manner.ray is not None:
         _check_ray()
-    is_read = manner.manifest or as_json or not quiet
-    settings = replace(encode_settings(**options), measure=is_read)
+    how = settings()
     plan = make_plan(
         files.inputs,
         files.folder,
@@ -72,7 +62,7 @@ def encode_folder(
     _check_found(plan, "pictures")
     if dry_run:
         known = known_outputs(plan, manner)
-        facts = settings.facts()
+        facts = how.facts()
         _rehearse(
             plan,
             {job: standing(job, known, facts, overwrite=manner.overwrite) for job in plan.jobs},
@@ -84,24 +74,19 @@ def encode_folder(
 
     def describe(outcome: Outcome) -> str:
         facts = outcome.facts
-        text = (
-            f"{facts['width']}x{facts['height']} -> {outcome.job.target}: "
-            f"{encode_text(facts, to_target=settings.target is not None)}"
-        )
-        return f"{text}\n{encode_details(facts)}" if verbose else text
+        text = f"{facts['width']}x{facts['height']} -> {outcome.job.target}: {how.text(facts)}"
+        return f"{text}\n{how.details(facts)}" if verbose else text
 
     reporter = Reporter(
         len(plan.jobs), "encoded", describe, as_json=as_json, quiet=quiet, verbose=verbose
     )
-    _carry_out(plan, encode_corpus(plan, settings, manner, bundle=options["bundle"]), reporter)
+    _carry_out(plan, encode_corpus(plan, how, manner, bundle=bundle), reporter)
 
 
 def decode_folder(
     files: ManyFiles,
+    settings: Callable[[str], Decoding],
     *,
-    bundle: Path | None,
-    max_pixels: int | None,
-    restoration: bool,
     suffix: str,
     manner: Manner,
     dry_run: bool,
@@ -113,9 +98,7 @@ def decode_folder(
 
     Args:
         files: What to where.
-        bundle: Bundle file to try first.
-        max_pixels: Refuse larger pictures; the format's limit if None.
-        restoration: Filter pictures where their files ask for it.
+        settings: Makes them from Pillow's name of the format to write.
         suffix: Ending of the pictures to write, without its dot.
         manner: How to go about it.
         dry_run: Only say what would be done.
@@ -127,12 +110,7 @@ def decode_folder(
         Exit: With 9 if a file failed, with 130 if the command was interrupted.
         UsageError: Nothing can be done; see `make_plan`, too.
     """
-    settings = DecodeSettings(
-        bundle=None if bundle is None else resolve_bundle(bundle),
-        max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
-        restoration=restoration,
-        image_format=format_of_suffix(f".{suffix}"),
-    )
+    how = settings(format_of_suffix(f".{suffix}"))
     plan = make_plan(
         files.inputs, files.folder, suffixes=(AMBI_SUFFIX,), naming=Naming(f".{suffix}")
     )
@@ -156,7 +134,7 @@ def decode_folder(
     reporter = Reporter(
         len(plan.jobs), "decoded", describe, as_json=as_json, quiet=quiet, verbose=verbose
     )
-    _carry_out(plan, decode_corpus(plan, settings, manner), reporter)
+    _carry_out(plan, decode_corpus(plan, how, manner), reporter)
 
 
 def _check_ray() -> None:

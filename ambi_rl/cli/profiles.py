@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from enum import Enum
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -18,17 +19,18 @@ from ambi_rl.errors import BundleError, UsageError
 if TYPE_CHECKING:
     import typer
 
-MODULES = {"features": "ambi_rl.cli.features"}
-MAGICS = {b"\x8dAMF": "features"}
+MODULES = {"features": "ambi_rl.cli.features", "superres": "ambi_rl.cli.superres"}
+MAGICS = {b"\x8dAMF": "features", b"\x8dAMS": "superres"}
 """First bytes of files, here so that looking at them imports no codec."""
 _MAGIC_BYTES = 4
 _OF_ALL = ("inputs", "output", "bundle", "no_overwrite", "as_json", "quiet", "verbose")
-_OF_DECODING = (*_OF_ALL, "max_pixels")
 
 
 @dataclass(frozen=True)
 class Request:
     """What was asked for on the command line.
+
+    What is not among the options of a profile's module is as if it had not been given.
 
     Attributes:
         inputs: Names before -o, the target among them if there is no -o.
@@ -39,6 +41,15 @@ class Request:
         quiet: Print nothing else.
         verbose: Print more.
         max_pixels: The largest result to accept.
+        quality: 1…100.
+        base: Format of a base layer.
+        strip: Leave out metadata.
+        jobs: Files at a time, or threads for one.
+        suffix: Ending, without its dot, of the pictures that a folder gets.
+        full_names: Names of files keep the endings of their pictures.
+        dry_run: Only say what would be done.
+        manifest: Keep a manifest in the output folder.
+        verify: Compare hashes with the manifest's.
     """
 
     inputs: list[str]
@@ -49,10 +60,28 @@ class Request:
     quiet: bool
     verbose: bool
     max_pixels: int | None
+    quality: float | None
+    base: str | None
+    strip: bool
+    jobs: int | None
+    suffix: str | None
+    full_names: bool
+    dry_run: bool
+    manifest: bool
+    verify: bool
 
 
 class ProfileCommands(Protocol):
-    """What a profile's module has."""
+    """What a profile's module has.
+
+    Attributes:
+        ENCODE_OPTIONS: Names of the parameters of `ambi encode` that mean something to it, besides those that
+            all profiles have.
+        DECODE_OPTIONS: Likewise of `ambi decode`.
+    """
+
+    ENCODE_OPTIONS: Collection[str]
+    DECODE_OPTIONS: Collection[str]
 
     def encode_command(self, request: Request) -> None:
         """`ambi encode`; a bundle is given."""
@@ -108,7 +137,7 @@ def _request(ctx: typer.Context, profile: str, accepted: Collection[str]) -> Req
     for parameter in ctx.command.params:
         source = ctx.get_parameter_source(parameter.name or "")
         is_given = source is not None and source.name == "COMMANDLINE"
-        if is_given and parameter.name not in accepted:
+        if is_given and parameter.name not in (*_OF_ALL, *accepted):
             option = max((*parameter.opts, *parameter.secondary_opts), key=len)
             raise UsageError(
                 f"{option} has no meaning for the profile {profile}, which the bundle or the file is of; "
@@ -126,7 +155,20 @@ def _request(ctx: typer.Context, profile: str, accepted: Collection[str]) -> Req
         quiet=values["quiet"],
         verbose=values["verbose"],
         max_pixels=values.get("max_pixels"),
+        quality=values.get("quality"),
+        base=_value(values.get("base")),
+        strip=values.get("strip", False),
+        jobs=values.get("jobs"),
+        suffix=_value(values.get("suffix")),
+        full_names=values.get("full_names", False),
+        dry_run=values.get("dry_run", False),
+        manifest=values.get("manifest", False),
+        verify=values.get("verify", False),
     )
+
+
+def _value(choice: Enum | None) -> str | None:
+    return None if choice is None else str(choice.value)
 
 
 def encode(ctx: typer.Context) -> bool:
@@ -146,7 +188,7 @@ def encode(ctx: typer.Context) -> bool:
     if profile is None:
         return False
     commands = _commands(profile)
-    commands.encode_command(_request(ctx, profile, _OF_ALL))
+    commands.encode_command(_request(ctx, profile, commands.ENCODE_OPTIONS))
     return True
 
 
@@ -168,7 +210,7 @@ def decode(ctx: typer.Context) -> bool:
     if profile is None:
         return False
     commands = _commands(profile)
-    commands.decode_command(_request(ctx, profile, _OF_DECODING))
+    commands.decode_command(_request(ctx, profile, commands.DECODE_OPTIONS))
     return True
 
 

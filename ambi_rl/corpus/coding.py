@@ -1,9 +1,8 @@
-"""One file from its bytes to its result, with what is worth knowing about it: the work of every command."""
+"""The block codec's part of the commands: one file from its bytes to its result, and facts about it."""
 
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,17 +12,20 @@ from PIL import Image
 
 from ambi_rl.codec.api import DEFAULT_QUALITY, EncodedImage, decode_image, encode_image
 from ambi_rl.codec.bundle import Bundle
-from ambi_rl.codec.container import MAGIC, MAX_PIXELS
-from ambi_rl.codec.image_io import image_to_bytes, open_image
+from ambi_rl.codec.container import MAX_PIXELS
 from ambi_rl.codec.quality import STEP_SCALE
 from ambi_rl.codec.target import Attempt, Target, encode_to_target
 from ambi_rl.codec.warmup import announce, ensure_compiled
-from ambi_rl.errors import UnsupportedImageError
+from ambi_rl.corpus.settings import Result, open_picture, sizes_text, written_picture
+
+
+def tell_nobody(attempt: Attempt) -> None:
+    """What is done with attempts that nobody wants to hear of."""
 
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """How pictures are encoded.
+    """How pictures are encoded by the block codec; an `Encoding`.
 
     Attributes:
         bundle: The codec bundle.
@@ -35,6 +37,7 @@ class EncodeSettings:
         restoration: Have pictures filtered after decoding if the bundle can.
         tiles: Divide large pictures.
         measure: Compute the PSNR, for those who read it; without, it is None among the facts.
+        report: Called after each encode of a search for a target.
     """
 
     bundle: Bundle = field(repr=False)
@@ -46,6 +49,7 @@ class EncodeSettings:
     restoration: bool = True
     tiles: bool = True
     measure: bool = True
+    report: Callable[[Attempt], None] = field(default=tell_nobody, repr=False, compare=False)
 
     def facts(self) -> dict[str, Any]:
         """All that decides what is written; JSON types only. Equal facts and pictures make equal files."""
@@ -62,10 +66,26 @@ class EncodeSettings:
             "tiles": self.tiles,
         }
 
+    def prepare(self) -> None:
+        """See `Encoding`."""
+        ensure_compiled("encode", report=announce)
+
+    def encode(self, data: bytes, name: str) -> Result:
+        """See `Encoding`."""
+        return encode_bytes(data, name, self)
+
+    def text(self, facts: dict[str, Any]) -> str:
+        """See `Encoding`."""
+        return encode_text(facts, to_target=self.target is not None)
+
+    def details(self, facts: dict[str, Any]) -> str:
+        """See `Encoding`."""
+        return encode_details(facts)
+
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """How files are decoded.
+    """How files are decoded by the block codec; a `Decoding`.
 
     Attributes:
         bundle: Tried first; the default bundle and AMBI_BUNDLES follow.
@@ -79,69 +99,25 @@ class DecodeSettings:
     restoration: bool = True
     image_format: str = "PNG"
 
+    def prepare(self) -> None:
+        """See `Decoding`."""
+        ensure_compiled("decode", report=announce)
 
-@dataclass(frozen=True)
-class Result:
-    """What becomes of a file.
-
-    Attributes:
-        data: To be written.
-        facts: About it; JSON types only.
-    """
-
-    data: bytes = field(repr=False)
-    facts: dict[str, Any]
+    def decode(self, data: bytes) -> Result:
+        """See `Decoding`."""
+        return decode_bytes(data, self)
 
 
-class _OwnPixelLimit:
-    """While it is entered, the format's own limit on the size holds, not Pillow's, which is lower.
-
-    The user named the file. Pillow's is a variable of its module: it is put back for the rest of the process,
-    by whichever thread is the last to leave.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._before: int | None = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._before = Image.MAX_IMAGE_PIXELS
-                Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                Image.MAX_IMAGE_PIXELS = self._before
-
-
-_own_pixel_limit = _OwnPixelLimit()
-
-
-def encode_bytes(
-    data: bytes,
-    name: str,
-    settings: EncodeSettings,
-    report: Callable[[Attempt], None] = lambda attempt: None,
-) -> Result:
+def encode_bytes(data: bytes, name: str, settings: EncodeSettings) -> Result:
     """Encode a picture file's bytes; errors as for `ambi_rl.encode` and `open_image`.
 
     Args:
         data: The picture file.
         name: What to call it in messages.
         settings: How.
-        report: Called after each encode of a search for a target.
     """
-    if data.startswith(MAGIC):
-        # Pillow would open it where somebody has imported our plugin.
-        raise UnsupportedImageError(f"{name} is not a picture but an ambi file; decode it first")
-    with _own_pixel_limit:
-        image = open_image(data, name)
-    ensure_compiled("encode", report=announce)
+    image = open_picture(data, name)
+    settings.prepare()
     start = time.perf_counter()
     attempts = 1
     restoration = None if settings.restoration else False
@@ -166,7 +142,7 @@ def encode_bytes(
             strip=settings.strip,
             restoration=restoration,
             tiles=settings.tiles,
-            report=report,
+            report=settings.report,
         )
         encoded, attempts = found.encoded, len(found.attempts)
     seconds = time.perf_counter() - start
@@ -204,24 +180,17 @@ def _encode_facts(
 
 def decode_bytes(data: bytes, settings: DecodeSettings) -> Result:
     """Decode an ambi file to a picture file; errors as for `ambi_rl.decode` and `image_to_bytes`."""
-    ensure_compiled("decode", report=announce)
-    start = time.perf_counter()
-    image = decode_image(
-        data,
-        bundle=settings.bundle,
-        max_pixels=settings.max_pixels,
-        restoration=settings.restoration,
-    )
-    seconds = time.perf_counter() - start
-    facts = {
-        "width": image.width,
-        "height": image.height,
-        "mode": image.mode,
-        "format": settings.image_format,
-        "seconds": round(seconds, 3),
-        "metadata": sorted(image.info),
-    }
-    return Result(image_to_bytes(image, settings.image_format), facts)
+    settings.prepare()
+
+    def decode() -> Image.Image:
+        return decode_image(
+            data,
+            bundle=settings.bundle,
+            max_pixels=settings.max_pixels,
+            restoration=settings.restoration,
+        )
+
+    return written_picture(decode, settings.image_format)
 
 
 def encode_text(facts: dict[str, Any], *, to_target: bool) -> str:
@@ -237,19 +206,8 @@ def encode_text(facts: dict[str, Any], *, to_target: bool) -> str:
 
 def encode_details(facts: dict[str, Any]) -> str:
     """Two lines of what the file consists of."""
-    sections = ", ".join(f"{name} {length:,}" for name, length in facts["sections"].items())
     return (
         f"strategist {facts['strategist']}, quality {facts['quality']:g}, step {facts['step']:g}, "
         f"{facts['blocks']:,} blocks, restoration {facts['restoration']}, bundle {facts['bundle_id']}"
-        f"\nsections (bytes): {sections}"
+        f"\nsections (bytes): {sizes_text(facts['sections'])}"
     )
-
-
-def decode_text(facts: dict[str, Any]) -> str:
-    """How a decode went, for a line that begins with names."""
-    return f"{facts['width']}x{facts['height']} {facts['mode']}, {facts['seconds']:.2f} s"
-
-
-def decode_details(facts: dict[str, Any]) -> str:
-    """A line on the picture's format and metadata."""
-    return f"{facts['format']}, metadata: {', '.join(facts['metadata']) or 'none'}"

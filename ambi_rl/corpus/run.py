@@ -7,15 +7,17 @@ from collections.abc import Generator, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ambi_rl.codec.threads import available_cores, limit_threads
-from ambi_rl.codec.warmup import Purpose, announce, ensure_compiled
-from ambi_rl.corpus.coding import DecodeSettings, EncodeSettings
 from ambi_rl.corpus.manifest import NAME, Known, Manifest, read_made
 from ambi_rl.corpus.plan import Job, Plan
 from ambi_rl.corpus.pool import run_threads
+from ambi_rl.corpus.settings import Decoding, Encoding
 from ambi_rl.corpus.work import Outcome, Status, Work, Writer, decode_job, encode_job
+
+if TYPE_CHECKING:
+    from ambi_rl.corpus.coding import EncodeSettings
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def known_outputs(plan: Plan, manner: Manner) -> Known | None:
 
 
 def encode_corpus(
-    plan: Plan, settings: EncodeSettings, manner: Manner, *, bundle: Path | None
+    plan: Plan, settings: Encoding, manner: Manner, *, bundle: Path | None
 ) -> Generator[Outcome]:
     """Encode the files of a plan.
 
@@ -96,10 +98,13 @@ def encode_corpus(
         if manner.ray is None:
             writer = Writer(overwrite=manner.overwrite)
             outcomes = _on_threads(
-                left, lambda job: encode_job(job, settings, writer), writer, manner, "encode"
+                left, lambda job: encode_job(job, settings, writer), writer, manner, settings
             )
         else:
-            outcomes = _on_cluster(left, settings, bundle, manner, manner.ray)
+            # Only the block codec's command has an option for it.
+            outcomes = _on_cluster(
+                left, cast("EncodeSettings", settings), bundle, manner, manner.ray
+            )
         with closing(outcomes):
             for outcome in outcomes:
                 if manifest is not None:
@@ -107,7 +112,7 @@ def encode_corpus(
                 yield outcome
 
 
-def decode_corpus(plan: Plan, settings: DecodeSettings, manner: Manner) -> Generator[Outcome]:
+def decode_corpus(plan: Plan, settings: Decoding, manner: Manner) -> Generator[Outcome]:
     """Decode the files of a plan, on threads; otherwise as `encode_corpus`."""
     left = []
     for job in plan.jobs:
@@ -117,15 +122,15 @@ def decode_corpus(plan: Plan, settings: DecodeSettings, manner: Manner) -> Gener
             left.append(job)
     writer = Writer(overwrite=manner.overwrite)
     yield from _on_threads(
-        left, lambda job: decode_job(job, settings, writer), writer, manner, "decode"
+        left, lambda job: decode_job(job, settings, writer), writer, manner, settings
     )
 
 
 def _on_threads(
-    jobs: list[Job], work: Work, writer: Writer, manner: Manner, purpose: Purpose
+    jobs: list[Job], work: Work, writer: Writer, manner: Manner, settings: Encoding | Decoding
 ) -> Generator[Outcome]:
     # Once, before the threads would all do it.
-    ensure_compiled(purpose, report=announce)
+    settings.prepare()
     cores = available_cores()
     workers = max(1, min(manner.jobs or cores, len(jobs)))
     limit_threads(cores // workers)
@@ -150,7 +155,7 @@ def _on_cluster(
     ]
     own = {job.output: job for job in jobs}
     cluster = Cluster(address, manner.jobs, manner.threads)
-    ensure_compiled("encode", report=announce)
+    settings.prepare()
     try:
         with connected(cluster):
             path = None if bundle is None else bundle.absolute()

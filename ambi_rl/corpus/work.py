@@ -14,8 +14,8 @@ from typing import Any
 
 from ambi_rl import __version__
 from ambi_rl.codec.files import read_file, write_file
-from ambi_rl.corpus.coding import DecodeSettings, EncodeSettings, decode_bytes, encode_bytes
 from ambi_rl.corpus.plan import Job
+from ambi_rl.corpus.settings import Decoding, Encoding
 from ambi_rl.errors import explain
 
 Work = Callable[[Job], "Outcome"]
@@ -117,7 +117,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def encode_job(job: Job, settings: EncodeSettings, write: Callable[[str, bytes], None]) -> Outcome:
+def encode_job(job: Job, settings: Encoding, write: Callable[[str, bytes], None]) -> Outcome:
     """Encode a file; whatever is wrong with it is in the outcome.
 
     Raises:
@@ -127,7 +127,7 @@ def encode_job(job: Job, settings: EncodeSettings, write: Callable[[str, bytes],
         # Before it is read: a change in between is noticed the next time.
         modified = Path(job.source).stat().st_mtime_ns if Path(job.source).exists() else 0
         data = read_file(Path(job.source))
-        result = encode_bytes(data, job.source, settings)
+        result = settings.encode(data, job.source)
         write(job.target, result.data)
     except StoppedError:
         raise
@@ -144,7 +144,7 @@ def encode_job(job: Job, settings: EncodeSettings, write: Callable[[str, bytes],
     return Outcome(job, Status.DONE, facts, process=os.getpid())
 
 
-def decode_job(job: Job, settings: DecodeSettings, write: Callable[[str, bytes], None]) -> Outcome:
+def decode_job(job: Job, settings: Decoding, write: Callable[[str, bytes], None]) -> Outcome:
     """Decode a file; whatever is wrong with it is in the outcome.
 
     Raises:
@@ -152,7 +152,7 @@ def decode_job(job: Job, settings: DecodeSettings, write: Callable[[str, bytes],
     """
     try:
         data = read_file(Path(job.source))
-        result = decode_bytes(data, settings)
+        result = settings.decode(data)
         write(job.target, result.data)
     except StoppedError:
         raise

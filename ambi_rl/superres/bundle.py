@@ -40,8 +40,6 @@ _TRIED_SIZES = ((1, 1), (3, 5), (8, 8))
 """Heights and widths of the pictures that a network is tried on."""
 _RING = 8
 """By how much the picture that a radius is checked with is larger than the radius says."""
-_TOLERANCE = 1e-3
-"""Of the network's output, 0…1: a quarter of a code value, much more than floats are rounded by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +130,7 @@ def _check_radius(bundle: SuperresBundle) -> None:
     outputs: list[npt.NDArray[np.float32]] = [
         bundle.upscaler.run(planes)[:, kept, kept] for planes in (first, second)
     ]
-    if np.abs(outputs[0] - outputs[1]).max() > _TOLERANCE:
+    if not np.array_equal(outputs[0], outputs[1]):
         raise BundleError(
             f"the network looks further than radius = {bundle.radius} base-layer pixels, by which tiles "
             "overlap; give the radius of its receptive field"

@@ -100,9 +100,10 @@ def feature_matching_loss(discriminator: Discriminator, image: Tensor, target: T
     but those that are trained anyway. Nothing is learned by the discriminator here.
 
     Returns:
-        Mean over the maps after each activation; 0 for equal pictures, about 2 for unrelated ones.
+        Mean over the maps after each activation; 0 for equal pictures, and 1.5…1.8 for unrelated photographs
+        with a discriminator that has learned nothing.
     """
-    # In one batch, so that batch normalisation takes nothing from the one that it leaves in the other.
+    # In one batch, so that batch normalisation treats both alike and leaves more of their difference.
     both = torch.cat([image, target.detach()])
     losses = []
     for maps in _call_frozen(_Features(discriminator), both):

@@ -26,7 +26,7 @@ from ambi_rl.superres.networks import (
 )
 
 OPSET = 17
-"""Version of ONNX's operators; onnxruntime reads it since 1.12, and none that is used has changed since."""
+"""Version of ONNX's operators; onnxruntime reads it since 1.12."""
 _IR_VERSION = 8
 """Version of the file's layout that belongs to the operators."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import cache
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ INPUT, OUTPUT = "base", "image"
 DEFAULT_THREADS = 4
 """More do not help tiles of this size much."""
 WINDOW = 192
-"""Side of what the network sees at a time, in base-layer pixels, its margins included."""
+"""Side of what the network sees at a time, in base-layer pixels."""
 MEMORY_LIMIT = 4 << 30
 """Bytes that all networks of a process may hold together besides their weights."""
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -30,7 +29,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Span(NamedTuple):
-    """A tile along one side: the network sees first…end, of which start…stop are kept."""
+    """A tile along one side: the network sees the window first…end, of which start…stop is kept."""
 
     first: int
     start: int
@@ -39,21 +38,27 @@ class Span(NamedTuple):
 
 
 def spans(length: int, radius: int) -> list[Span]:
-    """Cut a side into tiles of about equal length, each with a margin where the picture goes on.
+    """Cut a side into tiles whose windows are of one length, if the side is long enough for more than one.
 
-    Margins end where the picture does: a network pads just there, as it would for the whole picture.
+    Windows of one shape share memory, and reach beyond a tile by the radius wherever the picture goes on; at
+    the picture's borders they end with it, so that a network pads just where it would for the whole picture.
 
     Args:
         length: Of the side, in base-layer pixels.
-        radius: Width of a margin.
+        radius: By which a window reaches beyond its tile at least.
     """
-    core = max(WINDOW - 2 * radius, radius, 1)
-    count = -(-length // core)
-    edges = [length * i // count for i in range(count + 1)]
-    return [
-        Span(max(start - radius, 0), start, stop, min(stop + radius, length))
-        for start, stop in pairwise(edges)
-    ]
+    window = max(WINDOW, 3 * radius)
+    if length <= window:
+        return [Span(0, 0, length, length)]
+    found: list[Span] = []
+    start = 0
+    while start < length:
+        first = min(max(start - radius, 0), length - window)
+        end = first + window
+        stop = length if end == length else end - radius
+        found.append(Span(first, start, stop, end))
+        start = stop
+    return found
 
 
 def require_onnxruntime() -> Any:
