@@ -416,7 +416,7 @@ def _group(name: str) -> list[File]:
 
 
 def _default_choice(group: str) -> str:
-    """What is taken of a group where nothing is said: by all runs, or by those of the first system that has it."""
+    """What is taken of a group where nothing is said: by all runs, or by the first system that has it."""
     choices: dict[str, str] = {}
     for system in reversed(SYSTEMS):
         choices |= read(CONF / "system" / f"{system}.yaml").choices

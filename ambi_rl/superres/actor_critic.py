@@ -19,6 +19,8 @@ from ambi_rl.superres.scores import Score
 Pixels = npt.NDArray[np.uint8]
 
 _LOG_2PI = math.log(2 * math.pi)
+_LEAST_SPREAD = 1e-3
+"""Of scores, where all crops of the first batch have the same."""
 
 
 def to_pixels(images: torch.Tensor) -> Pixels:
@@ -116,6 +118,7 @@ class EstimateActor:
         self._value, self._entropy, self._regression = value, entropy, regression
         self._visits: deque[_Visit] = deque(maxlen=steps)
         self._previous: float | None = None
+        self._center, self._spread = 0.0, 1.0
 
     def act(self, base: torch.Tensor, scores: npt.NDArray[np.float64]) -> dict[str, float]:
         """Draw an action for a batch, and take note of its reward.
@@ -132,13 +135,17 @@ class EstimateActor:
             noise = torch.randn_like(estimate.mean)
             action = estimate.mean + estimate.log_std.exp() * noise
         score = float(scores.mean())
+        if self._previous is None:
+            self._center, self._spread = score, max(float(scores.std()), _LEAST_SPREAD)
         rises = self._previous is not None and score > self._previous + self._threshold
         reward = 1.0 if rises else -1.0
         if self._previous is not None:
-            known = torch.from_numpy(scores).to(action.device, torch.float32)
+            known = torch.from_numpy((scores - self._center) / self._spread)
+            known = known.to(action.device, torch.float32)
             self._visits.append(_Visit(base, action, known, reward))
         self._previous = score
-        off = estimate.mean.float().cpu().numpy() - scores
+        said = self._center + self._spread * estimate.mean.float().cpu().numpy()
+        off = said - scores
         return {"rl/reward": reward, "rl/estimate_error": float(np.sqrt(np.mean(off**2)))}
 
     def loss(self, base: torch.Tensor) -> torch.Tensor | None:
@@ -161,7 +168,7 @@ class EstimateActor:
             torch.tensor([len(visit.action) for visit in visits], device=states.device),
         )
         estimate = self._judge(states)
-        # Of bounded slope: at first the estimate is tens of decibels off.
+        # Of bounded slope: a crop that is like no other must not undo what the others taught.
         off = F.smooth_l1_loss(estimate.mean, torch.cat([visit.scores for visit in visits]))
         policy = actor_critic_loss(
             estimate, actions, spread, value=self._value, entropy=self._entropy
@@ -172,12 +179,14 @@ class EstimateActor:
         """What a run that goes on begins with."""
         return {
             "previous": self._previous,
+            "scale": [self._center, self._spread],
             "visits": [[v.base, v.action, v.scores, v.reward] for v in self._visits],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
         self._previous = state["previous"]
+        self._center, self._spread = state["scale"]
         self._visits.clear()
         self._visits.extend(_Visit(*visit) for visit in state["visits"])
 

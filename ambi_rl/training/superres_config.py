@@ -62,6 +62,7 @@ class ActorConfig:
     value: float = MISSING
     entropy: float = MISSING
     regression: float = MISSING
+    learning_rate: float = MISSING
     deviation: float = MISSING
     tile: int = MISSING
 
@@ -137,6 +138,7 @@ SUPERRES_RULES: dict[str, Rule] = {
     "rl.value": AtLeast(0),
     "rl.entropy": AtLeast(0),
     "rl.regression": AtLeast(0),
+    "rl.learning_rate": Above(0),
     "rl.deviation": Above(0, 1),
     "rl.tile": AtLeast(0),
     "training.crop": Within(32, 1024),

@@ -69,6 +69,12 @@ class SuperresTrainer:
         ConfigError: The precision or the perceptual loss needs what is not there.
     """
 
+    _head: ScoreHead | None = None
+    _discriminator: Discriminator | None = None
+    _perceptual: PerceptualLoss | None = None
+    _estimate_actor: EstimateActor | None = None
+    _image_actor: ImageActor | None = None
+
     def __init__(self, config: SuperresConfig, score: Score) -> None:
         self.config = config
         self._score = score
@@ -77,11 +83,6 @@ class SuperresTrainer:
         self.generator = build_generator(config).to(self.device)
         self.average = copy.deepcopy(self.generator).eval()
         training = config.training
-        self._head: ScoreHead | None = None
-        self._discriminator: Discriminator | None = None
-        self._perceptual: PerceptualLoss | None = None
-        self._estimate_actor: EstimateActor | None = None
-        self._image_actor: ImageActor | None = None
         self._build_actor()
         if config.adversarial:
             self._discriminator = Discriminator(config.discriminator_channels).to(self.device)
@@ -94,7 +95,11 @@ class SuperresTrainer:
                 None if weights is None else Path(weights),
                 self.device,
             )
-        self._optimizer = torch.optim.Adam(self._parameters(), training.learning_rate)
+        self._optimizer = torch.optim.Adam(self.generator.parameters(), training.learning_rate)
+        if self._head is not None:
+            self._optimizer.add_param_group(
+                {"params": list(self._head.parameters()), "lr": config.rl.learning_rate}
+            )
         self._discriminator_optimizer = (
             None
             if self._discriminator is None
@@ -139,12 +144,12 @@ class SuperresTrainer:
         low = training.final_learning_rate
         share = low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
         share *= min(1.0, (step + 1) / _WARM_UP)
-        for optimizer, rate in (
-            (self._optimizer, training.learning_rate),
-            (self._discriminator_optimizer, training.discriminator_learning_rate),
-        ):
-            for group in [] if optimizer is None else optimizer.param_groups:
-                group["lr"] = share * rate
+        rates = [training.learning_rate, self.config.rl.learning_rate]
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=False):
+            group["lr"] = share * rate
+        if self._discriminator_optimizer is not None:
+            for group in self._discriminator_optimizer.param_groups:
+                group["lr"] = share * training.discriminator_learning_rate
 
     def step(self, batch: Batch, step: int) -> dict[str, float]:
         """Descend once.
