@@ -435,12 +435,16 @@ def system_choices() -> str:
 
 
 def system_table(system: str) -> str:
-    """Keys that one system has in no group."""
+    """Keys that one system has in no group, and those of groups that it has other defaults for."""
     shared = schema_of(RunConfig)
     groups = tuple(f"{group}." for group in SYSTEM_GROUPS[system])
     known = SCHEMAS[system]()
-    own = {key: kind for key, kind in known.items() if not key.startswith(groups)}
     file = read(CONF / "system" / f"{system}.yaml")
+    own = {
+        key: kind
+        for key, kind in known.items()
+        if not key.startswith(groups) or key in file.values
+    }
     for key in shared:
         own.pop(key)
         file.values.pop(key, None)
@@ -448,10 +452,11 @@ def system_table(system: str) -> str:
 
 
 def group_table(group: str) -> str:
-    """A group of the block codec's configuration: its choices and its keys."""
+    """A group of files: its choices and its keys, which are those of the first system that has it."""
+    system = next(name for name, groups in SYSTEM_GROUPS.items() if group in groups)
     files = _group(group)
     choices = _headers(files, group, _default_choice(group))
-    return f"{choices}\n{key_table(f'{group}.', files, _block_schema(), RULES)}"
+    return f"{choices}\n{key_table(f'{group}.', files, SCHEMAS[system](), SYSTEM_RULES[system])}"
 
 
 def _system_of(experiment: File) -> str:

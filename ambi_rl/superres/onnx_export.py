@@ -73,8 +73,9 @@ def _add_enlargement(graph: _Graph, enlargement: BicubicEnlargement, base: str, 
     """Bicubic interpolation, with the weights of the taps inside of the picture divided by their sum."""
     kernels = graph.add_tensor(_array(enlargement.kernels))
     pads = [enlargement.reach] * 4
-    one = numpy_helper.from_array(np.ones(1, np.float32))
-    ones = graph.add("ConstantOfShape", graph.add("Shape", base), value=one)
+    one = graph.add_tensor(np.ones((), np.float32))
+    # Of the picture's shape; bundles may not hold operators that make tensors of any shape.
+    ones = graph.add("Clip", base, one, one)
     sums = graph.add("Conv", base, kernels, pads=pads, group=3)
     present = graph.add("Conv", ones, kernels, pads=pads, group=3)
     return graph.add_shuffle(graph.add("Div", sums, present), scale)
