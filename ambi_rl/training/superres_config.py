@@ -10,13 +10,13 @@ from omegaconf import MISSING
 from ambi_rl.codec.quality import MAX_QUALITY, MIN_QUALITY
 from ambi_rl.errors import ConfigError
 from ambi_rl.superres.base_layer import BASES, SCALES
+from ambi_rl.superres.losses import PERCEPTUAL, VGG_LAYERS
+from ambi_rl.superres.networks import SKIPS
 from ambi_rl.superres.scores import SCORES
 from ambi_rl.training.data_config import DATA_RULES, DataConfig, validate_data
 from ambi_rl.training.rules import Above, AtLeast, OneOf, Rule, Within, check_rules
 from ambi_rl.training.run_config import RUN_RULES, RunConfig
 
-SKIPS = ("bicubic", "none")
-PERCEPTUAL = ("discriminator", "vgg19")
 ACTORS = ("estimate", "image")
 PRECISIONS = ("float32", "bfloat16", "float16")
 METRICS = ("psnr", "ssim", "ms_ssim", "score")
@@ -129,6 +129,7 @@ SUPERRES_RULES: dict[str, Rule] = {
     "loss.adversarial": AtLeast(0),
     "loss.rl": AtLeast(0),
     "loss.features": OneOf(PERCEPTUAL),
+    "loss.vgg_layer": OneOf(VGG_LAYERS),
     "loss.actor": OneOf(ACTORS),
     "rl.score": OneOf(SCORES),
     "rl.quality": Within(1, 100),
