@@ -441,9 +441,7 @@ def system_table(system: str) -> str:
     known = SCHEMAS[system]()
     file = read(CONF / "system" / f"{system}.yaml")
     own = {
-        key: kind
-        for key, kind in known.items()
-        if not key.startswith(groups) or key in file.values
+        key: kind for key, kind in known.items() if not key.startswith(groups) or key in file.values
     }
     for key in shared:
         own.pop(key)

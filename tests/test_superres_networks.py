@@ -94,12 +94,7 @@ def test_untrained_generator_is_bicubic(scale: int) -> None:
     """Within a code value of what Pillow makes of the same 8-bit picture.
 
     The photograph's contrast is halved: between columns and rows Pillow rounds and clips to 8 bits. The
-<<<<<<< HEAD
-    rounding is within that code value, but clipped overshoot changes a few pixels near black or white by
-    more.
-=======
     rounding is within that code value, but clipped overshoot changes a few pixels near black and white more.
->>>>>>> i7-net
     """
     photograph = Image.open(PHOTOGRAPH).convert("RGB").resize((61, 43), Image.Resampling.BOX)
     photograph = photograph.point([64 + value // 2 for value in range(256)] * 3)

@@ -206,8 +206,11 @@ class ImageActor:
         tile: Side of a square in pixels; 0 for the whole picture.
     """
 
-    def __init__(self, score: Score, *, deviation: float, tile: int) -> None:
+    def __init__(
+        self, score: Score, *, deviation: float, tile: int, samples: int, grain: int, color: bool
+    ) -> None:
         self._score, self._deviation, self._tile = score, deviation, tile
+        self._samples, self._grain, self._color = samples, grain, color
 
     def loss(
         self, images: torch.Tensor, originals: Pixels
@@ -221,23 +224,43 @@ class ImageActor:
         Returns:
             float [], and what to log: the mean score of the actions.
         """
-        noise = torch.randn_like(images, dtype=torch.float32)
         mean = images.detach().float()
-        step = self._deviation * noise
-        better, worse = (
-            self._score.tiles(originals, to_pixels(mean + sign * step), self._tile)
-            for sign in (1, -1)
-        )
-        advantage = 0.5 * (better - worse)
-        size = math.sqrt(float(np.mean(advantage**2)))
-        weights = torch.from_numpy(advantage / max(size, 1e-12)).to(images.device, torch.float32)
-        height, width = images.shape[2:]
-        tile = self._tile or max(height, width)
-        spread = weights.repeat_interleave(tile, 1).repeat_interleave(tile, 2)
-        direction = spread[:, None, :height, :width] * noise
+        noises, advantages, scores = [], [], []
+        for _ in range(self._samples):
+            noise = self._noise(mean)
+            better, worse = (
+                self._score.tiles(
+                    originals, to_pixels(mean + sign * self._deviation * noise), self._tile
+                )
+                for sign in (1, -1)
+            )
+            noises.append(noise)
+            advantages.append(0.5 * (better - worse))
+            scores.append(float(0.5 * (better + worse).mean()))
+        size = math.sqrt(float(np.mean(np.square(advantages))))
+        direction = torch.zeros_like(mean)
+        for noise, advantage in zip(noises, advantages, strict=True):
+            direction += self._spread(advantage / max(size, 1e-12), mean) * noise
         # −log π has the gradient −A ε / σ in μ; the mean over pixels keeps it apart from the crop's size.
-        surrogate = -(direction * images.float()).mean() / self._deviation
-        return surrogate, {"rl/score": float(0.5 * (better + worse).mean())}
+        surrogate = -(direction * images.float()).mean() / (self._samples * self._deviation)
+        return surrogate, {"rl/score": float(np.mean(scores))}
+
+    def _noise(self, like: torch.Tensor) -> torch.Tensor:
+        """ε: alike in squares of `grain` pixels, and in all colours if it is not to be coloured."""
+        batch, _, height, width = like.shape
+        rows, columns = -(-height // self._grain), -(-width // self._grain)
+        shape = (batch, 3 if self._color else 1, rows, columns)
+        cells = torch.randn(shape, device=like.device)
+        pixels = cells.repeat_interleave(self._grain, 2).repeat_interleave(self._grain, 3)
+        return pixels[..., :height, :width].expand_as(like)
+
+    def _spread(self, values: npt.NDArray[np.float64], like: torch.Tensor) -> torch.Tensor:
+        """Values of tiles [B, h, w] at each of their pixels, float [B, 1, H, W]."""
+        height, width = like.shape[2:]
+        tile = self._tile or max(height, width)
+        tiles = torch.from_numpy(values).to(like.device, torch.float32)
+        pixels = tiles.repeat_interleave(tile, 1).repeat_interleave(tile, 2)
+        return pixels[:, None, :height, :width]
 
 
 def judge_of(

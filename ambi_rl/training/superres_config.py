@@ -65,6 +65,9 @@ class ActorConfig:
     learning_rate: float = MISSING
     deviation: float = MISSING
     tile: int = MISSING
+    samples: int = MISSING
+    grain: int = MISSING
+    color: bool = MISSING
 
 
 @dataclass
@@ -142,6 +145,8 @@ SUPERRES_RULES: dict[str, Rule] = {
     "rl.learning_rate": Above(0),
     "rl.deviation": Above(0, 1),
     "rl.tile": AtLeast(0),
+    "rl.samples": AtLeast(1),
+    "rl.grain": AtLeast(1),
     "training.crop": Within(32, 1024),
     "training.batch_size": AtLeast(2),
     "training.learning_rate": Above(0),

@@ -117,7 +117,14 @@ class SuperresTrainer:
         if not config.loss.rl:
             return
         if config.loss.actor == "image":
-            self._image_actor = ImageActor(self._score, deviation=rl.deviation, tile=rl.tile)
+            self._image_actor = ImageActor(
+                self._score,
+                deviation=rl.deviation,
+                tile=rl.tile,
+                samples=rl.samples,
+                grain=rl.grain,
+                color=rl.color,
+            )
             return
         self._head = ScoreHead(config.network.channels).to(self.device)
         self._estimate_actor = EstimateActor(
