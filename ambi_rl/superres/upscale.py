@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ DEFAULT_THREADS = 4
 """More do not help tiles of this size much."""
 WINDOW = 192
 """Side of what the network sees at a time, in base-layer pixels."""
-MEMORY_LIMIT = 4 << 30
+MEMORY_LIMIT = 2 << 30
 """Bytes that all networks of a process may hold together besides their weights."""
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """ITU-R BT.601, as the codec's own gray."""
@@ -78,7 +77,7 @@ def require_onnxruntime() -> Any:
 
 
 @cache
-def _limit_memory(process: int) -> None:
+def _limit_memory() -> None:
     """Have sessions of this process share an allocator that refuses to grow over `MEMORY_LIMIT`."""
     runtime = require_onnxruntime()
     kind = runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
@@ -90,7 +89,7 @@ def _limit_memory(process: int) -> None:
 
 def _session(model: bytes, threads: int) -> Any:
     runtime = require_onnxruntime()
-    _limit_memory(os.getpid())
+    _limit_memory()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
