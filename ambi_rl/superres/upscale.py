@@ -99,10 +99,23 @@ def _session(model: bytes, threads: int) -> Any:
     options.add_session_config_entry("session.use_env_allocators", "1")
     # Idle threads shall not spin: there may be other work.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Constants would be computed outside of the limited memory.
-    disabled = ["ConstantFolding"]
     return runtime.InferenceSession(
-        model, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
+        model,
+        options,
+        providers=["CPUExecutionProvider"],
+        # Constants would be computed outside of the limited memory.
+        disabled_optimizers=["ConstantFolding"],
+        # It prints what is wrong, and tries the same again.
+        enable_fallback=False,
+    )
+
+
+def _ends(session: Any) -> tuple[list[tuple[str, str, int]], ...]:
+    """Name, type and number of dimensions of each input, and of each output."""
+    # A network need not say what shapes it has.
+    return tuple(
+        [(end.name, end.type, len(end.shape or ())) for end in ends]
+        for ends in (session.get_inputs(), session.get_outputs())
     )
 
 
@@ -135,18 +148,12 @@ class Upscaler:
         count = min(DEFAULT_THREADS, thread_count()) if threads is None else threads
         try:
             self._session = _session(model, count)
+            ends = _ends(self._session)
         except Exception as error:  # Its exceptions have no common base.
             raise BundleError(
                 f"the bundle's network cannot be loaded ({_reason(error)}); export it again"
             ) from None
-        self._check_ends()
-
-    def _check_ends(self) -> None:
-        for kind, name, ends in (
-            ("input", INPUT, self._session.get_inputs()),
-            ("output", OUTPUT, self._session.get_outputs()),
-        ):
-            found = [(end.name, end.type, len(end.shape)) for end in ends]
+        for kind, name, found in zip(("input", "output"), (INPUT, OUTPUT), ends, strict=True):
             if found != [(name, "tensor(float)", 4)]:
                 raise BundleError(
                     f"the bundle's network has not the one {kind} {name}, float32 [1, 3, height, width]; "
