@@ -109,8 +109,8 @@ def check_graph(model: bytes) -> None:
         )
         if kind not in OPERATORS or domain not in _DOMAINS:
             raise _refuse(
-                f"has the operator {short(f'{domain}.{kind}' if domain else kind)}, which is none of those that "
-                "ambi_rl.superres.graph.OPERATORS lists"
+                f"has the operator {short(f'{domain}.{kind}' if domain else kind)}, none of those that "
+                "ambi_rl.superres.graph.OPERATORS names"
             )
         if any(attribute.g or attribute.graphs for attribute in node.attribute):
             raise _refuse("has graphs within its graph")
