@@ -606,7 +606,8 @@ def bundle_tensors(rng: random.Random, data: bytes) -> bytes:
     header, _ = _split(data)
     manifest = json.loads(header["__metadata__"]["ambi"])
     tensors = {name: tensor.copy() for name, tensor in sorted(load_tensors(data).items())}
-    for name in rng.sample(sorted(tensors), rng.choice((1, 1, 3))):
+    count = min(rng.choice((1, 1, 3)), len(tensors))
+    for name in rng.sample(sorted(tensors), count):
         tensors[name] = _changed_tensor(rng, tensors[name])
     manifest["hashes"] = {name: bundle_file.hash_tensor(t) for name, t in tensors.items()}
     return save_tensors(tensors, {"ambi": json.dumps(manifest)})
@@ -633,7 +634,8 @@ def _changed_tensor(rng: random.Random, tensor: np.ndarray) -> np.ndarray:
     else:
         top = int(np.iinfo(tensor.dtype).max)
         values = [0, 1, -1, 4095, 4096, (1 << 20), (1 << 22), (1 << 30) - 1, 255, top, -top - 1]
-        values = [value for value in values if abs(value) <= top + 1 and value <= top]
+        bottom = int(np.iinfo(tensor.dtype).min)
+        values = [value for value in values if bottom <= value <= top]
     flat = tensor.reshape(-1)
     if choice < 5:
         flat[:] = values[rng.randrange(len(values))]

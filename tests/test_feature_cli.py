@@ -38,6 +38,7 @@ from ambi_rl.neural.networks import FeatureEncoder, FrameDecoder  # noqa: E402
 from ambi_rl.neural.priors import NormalPrior  # noqa: E402
 from ambi_rl.neural.stream import MAGIC  # noqa: E402
 from ambi_rl.neural.tables import tables_from_prior  # noqa: E402
+from ambi_rl.superres import stream as superres_stream  # noqa: E402
 
 DEFAULT = Path(block_bundle.__file__).with_name("default.ambic")
 GRAY = Path(__file__).parent / "golden" / "gray.ambi"
@@ -336,7 +337,7 @@ def test_bundles_and_files_of_different_profiles(
 
 
 def test_profiles_are_told_by_magic_numbers_that_their_modules_use() -> None:
-    assert profiles.MAGICS == {MAGIC: "features"}
+    assert profiles.MAGICS == {MAGIC: "features", superres_stream.MAGIC: "superres"}
     for name in profiles.MODULES.values():
         module = importlib.import_module(name)
         assert callable(module.encode_command)

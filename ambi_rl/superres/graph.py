@@ -25,8 +25,8 @@ OPERATORS = frozenset(name for line in _OPERATORS for name in line.split())
 MAX_NODES = 4096
 _DOMAINS = ("", "ai.onnx")
 
-_STRING, _MESSAGE, _INT = 9, 11, 3
-"""Types of fields, as protobuf numbers them."""
+_BYTES, _MESSAGE, _INT = 12, 11, 3
+"""Types of fields, as protobuf numbers them. Text is read as bytes, for it need not be text in a bad file."""
 _SCHEMA: dict[str, tuple[tuple[str, int, int, str], ...]] = {
     "Model": (("graph", 7, _MESSAGE, "Graph"), ("functions", 25, _MESSAGE, "Entry")),
     "Graph": (
@@ -35,9 +35,9 @@ _SCHEMA: dict[str, tuple[tuple[str, int, int, str], ...]] = {
         ("sparse_initializer", 15, _MESSAGE, "Entry"),
     ),
     "Node": (
-        ("op_type", 4, _STRING, ""),
+        ("op_type", 4, _BYTES, ""),
         ("attribute", 5, _MESSAGE, "Attribute"),
-        ("domain", 7, _STRING, ""),
+        ("domain", 7, _BYTES, ""),
     ),
     "Attribute": (
         ("t", 5, _MESSAGE, "Tensor"),
@@ -104,11 +104,13 @@ def check_graph(model: bytes) -> None:
     if not 1 <= len(graph.node) <= MAX_NODES:
         raise _refuse(f"has {len(graph.node)} nodes, not 1 to {MAX_NODES}")
     for node in graph.node:
-        names = [*node.op_type, *(name for name in node.domain if name not in _DOMAINS)]
-        if len(names) != 1 or names[0] not in OPERATORS:
+        kind, domain = (
+            b".".join(part).decode(errors="replace") for part in (node.op_type, node.domain)
+        )
+        if kind not in OPERATORS or domain not in _DOMAINS:
             raise _refuse(
-                f"has the operator {short('.'.join(reversed(names)))}, which is none of those that "
-                "ambi_rl.superres.graph.OPERATORS lists"
+                f"has the operator {short(f'{domain}.{kind}' if domain else kind)}, none of those that "
+                "ambi_rl.superres.graph.OPERATORS names"
             )
         if any(attribute.g or attribute.graphs for attribute in node.attribute):
             raise _refuse("has graphs within its graph")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ DEFAULT_THREADS = 4
 """More do not help tiles of this size much."""
 WINDOW = 192
 """Side of what the network sees at a time, in base-layer pixels."""
-MEMORY_LIMIT = 4 << 30
+MEMORY_LIMIT = 2 << 30
 """Bytes that all networks of a process may hold together besides their weights."""
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """ITU-R BT.601, as the codec's own gray."""
@@ -78,7 +77,7 @@ def require_onnxruntime() -> Any:
 
 
 @cache
-def _limit_memory(process: int) -> None:
+def _limit_memory() -> None:
     """Have sessions of this process share an allocator that refuses to grow over `MEMORY_LIMIT`."""
     runtime = require_onnxruntime()
     kind = runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
@@ -90,7 +89,7 @@ def _limit_memory(process: int) -> None:
 
 def _session(model: bytes, threads: int) -> Any:
     runtime = require_onnxruntime()
-    _limit_memory(os.getpid())
+    _limit_memory()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -100,10 +99,23 @@ def _session(model: bytes, threads: int) -> Any:
     options.add_session_config_entry("session.use_env_allocators", "1")
     # Idle threads shall not spin: there may be other work.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Constants would be computed outside of the limited memory.
-    disabled = ["ConstantFolding"]
     return runtime.InferenceSession(
-        model, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
+        model,
+        options,
+        providers=["CPUExecutionProvider"],
+        # Constants would be computed outside of the limited memory.
+        disabled_optimizers=["ConstantFolding"],
+        # It prints what is wrong, and tries the same again.
+        enable_fallback=False,
+    )
+
+
+def _ends(session: Any) -> tuple[list[tuple[str, str, int]], ...]:
+    """Name, type and number of dimensions of each input, and of each output."""
+    # A network need not say what shapes it has.
+    return tuple(
+        [(end.name, end.type, len(end.shape or ())) for end in ends]
+        for ends in (session.get_inputs(), session.get_outputs())
     )
 
 
@@ -136,18 +148,12 @@ class Upscaler:
         count = min(DEFAULT_THREADS, thread_count()) if threads is None else threads
         try:
             self._session = _session(model, count)
+            ends = _ends(self._session)
         except Exception as error:  # Its exceptions have no common base.
             raise BundleError(
                 f"the bundle's network cannot be loaded ({_reason(error)}); export it again"
             ) from None
-        self._check_ends()
-
-    def _check_ends(self) -> None:
-        for kind, name, ends in (
-            ("input", INPUT, self._session.get_inputs()),
-            ("output", OUTPUT, self._session.get_outputs()),
-        ):
-            found = [(end.name, end.type, len(end.shape)) for end in ends]
+        for kind, name, found in zip(("input", "output"), (INPUT, OUTPUT), ends, strict=True):
             if found != [(name, "tensor(float)", 4)]:
                 raise BundleError(
                     f"the bundle's network has not the one {kind} {name}, float32 [1, 3, height, width]; "
