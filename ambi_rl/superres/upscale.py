@@ -77,9 +77,11 @@ def require_onnxruntime() -> Any:
 
 
 @cache
-def _limit_memory() -> None:
+def _prepare_onnxruntime() -> None:
     """Have sessions of this process share an allocator that refuses to grow over `MEMORY_LIMIT`."""
     runtime = require_onnxruntime()
+    # What its allocator has to say goes past the sessions' own settings.
+    runtime.set_default_logger_severity(4)
     kind = runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
     memory = runtime.OrtMemoryInfo("Cpu", kind, 0, runtime.OrtMemType.DEFAULT)
     # Grown by what is asked for: by powers of two it would take up to twice as much.
@@ -89,7 +91,7 @@ def _limit_memory() -> None:
 
 def _session(model: bytes, threads: int) -> Any:
     runtime = require_onnxruntime()
-    _limit_memory()
+    _prepare_onnxruntime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
