@@ -135,7 +135,9 @@ def test_threshold_and_order_of_rewards() -> None:
 def test_image_gradient_is_that_of_the_score() -> None:
     """Its mean over many draws points where the score rises: darker on the left, nowhere on the right."""
     torch.manual_seed(2)
-    actor = ImageActor(Darkness(), deviation=0.05, tile=4, samples=2, grain=1, color=False)
+    actor = ImageActor(
+        Darkness(), deviation=0.05, tile=4, samples=2, noise="pixels", grain=1, color=False
+    )
     original = np.zeros((4, 8, 16, 3), np.uint8)
     image = torch.full((4, 3, 8, 16), 0.5, requires_grad=True)
     total = torch.zeros_like(image)
@@ -154,7 +156,9 @@ def test_image_actor_needs_no_gradient_of_the_score() -> None:
     torch.manual_seed(3)
     level = torch.tensor(0.3, requires_grad=True)
     original = np.zeros((2, 8, 8, 3), np.uint8)
-    actor = ImageActor(Brightness(), deviation=0.02, tile=8, samples=2, grain=1, color=False)
+    actor = ImageActor(
+        Brightness(), deviation=0.02, tile=8, samples=2, noise="pixels", grain=1, color=False
+    )
     optimizer = torch.optim.Adam([level], 0.01)
     for _ in range(60):
         loss, _ = actor.loss(level.expand(2, 3, 8, 8), original)
@@ -170,9 +174,9 @@ def test_a_score_that_never_changes_moves_nothing() -> None:
             return np.ones((len(image), 1, 1))
 
     image = torch.rand(2, 3, 8, 8, requires_grad=True)
-    loss, _ = ImageActor(Constant(), deviation=0.02, tile=0, samples=2, grain=1, color=False).loss(
-        image, np.zeros((2, 8, 8, 3), np.uint8)
-    )
+    loss, _ = ImageActor(
+        Constant(), deviation=0.02, tile=0, samples=2, noise="pixels", grain=1, color=False
+    ).loss(image, np.zeros((2, 8, 8, 3), np.uint8))
     loss.backward()
     assert image.grad is not None
     assert image.grad.abs().max() == 0

@@ -19,6 +19,12 @@ from ambi_rl.superres.scores import Score
 Pixels = npt.NDArray[np.uint8]
 
 _LOG_2PI = math.log(2 * math.pi)
+NOISES = ("details", "pixels")
+"""What an `ImageActor` varies."""
+_OCTAVES = 3
+"""That noise of details has: structures of 2 to 8 pixels, which is what enlarging by 4 has to invent."""
+_FLAT = 2 / 255
+"""Details, in the root mean square of a square of pixels, below which noise is smaller there."""
 _LEAST_SPREAD = 1e-3
 """Of scores, where all crops of the first batch have the same."""
 
@@ -191,6 +197,23 @@ class EstimateActor:
         self._visits.extend(_Visit(*visit) for visit in state["visits"])
 
 
+def octaves(images: torch.Tensor) -> list[torch.Tensor]:
+    """The finest octaves of pictures [B, 3, H, W], each of that shape: a Laplacian pyramid without top."""
+    found = []
+    size = (images.shape[2], images.shape[3])
+    current = images
+    for _ in range(_OCTAVES):
+        smaller = F.avg_pool2d(current, 2, ceil_mode=True, count_include_pad=False)
+        smooth = F.interpolate(
+            smaller, size=current.shape[2:], mode="bilinear", align_corners=False
+        )
+        found.append(
+            F.interpolate(current - smooth, size=size, mode="bilinear", align_corners=False)
+        )
+        current = smaller
+    return found
+
+
 class ImageActor:
     """An actor whose action is the picture: Gaussian around what the generator makes.
 
@@ -207,10 +230,18 @@ class ImageActor:
     """
 
     def __init__(
-        self, score: Score, *, deviation: float, tile: int, samples: int, grain: int, color: bool
+        self,
+        score: Score,
+        *,
+        deviation: float,
+        tile: int,
+        samples: int,
+        noise: str,
+        grain: int,
+        color: bool,
     ) -> None:
         self._score, self._deviation, self._tile = score, deviation, tile
-        self._samples, self._grain, self._color = samples, grain, color
+        self._samples, self._kind, self._grain, self._color = samples, noise, grain, color
 
     def loss(
         self, images: torch.Tensor, originals: Pixels
@@ -240,13 +271,33 @@ class ImageActor:
         size = math.sqrt(float(np.mean(np.square(advantages))))
         direction = torch.zeros_like(mean)
         for noise, advantage in zip(noises, advantages, strict=True):
-            direction += self._spread(advantage / max(size, 1e-12), mean) * noise
+            weights = torch.from_numpy(advantage / max(size, 1e-12)).to(mean)
+            direction += self._spread(weights, mean) * noise
         # −log π has the gradient −A ε / σ in μ; the mean over pixels keeps it apart from the crop's size.
         surrogate = -(direction * images.float()).mean() / (self._samples * self._deviation)
         return surrogate, {"rl/score": float(np.mean(scores))}
 
     def _noise(self, like: torch.Tensor) -> torch.Tensor:
-        """ε: alike in squares of `grain` pixels, and in all colours if it is not to be coloured."""
+        """ε, of about 1 in the root mean square."""
+        if self._kind == "details":
+            return self._detail_noise(like)
+        return self._pixel_noise(like)
+
+    def _detail_noise(self, like: torch.Tensor) -> torch.Tensor:
+        """Details of each square and octave, of equal size everywhere, times one number each."""
+        batch, _, height, width = like.shape
+        tile = self._tile or max(height, width)
+        shape = (batch, -(-height // tile), -(-width // tile))
+        noise = torch.zeros_like(like)
+        for band in octaves(like):
+            # Equal sizes, for a gradient in which one square counts like another; but nothing out of nothing.
+            energy = F.avg_pool2d(band.square().mean(1), tile, ceil_mode=True)
+            strength = torch.randn(shape, device=like.device) / (energy + _FLAT**2).sqrt()
+            noise += self._spread(strength, like) * band
+        return noise / math.sqrt(_OCTAVES)
+
+    def _pixel_noise(self, like: torch.Tensor) -> torch.Tensor:
+        """Alike in squares of `grain` pixels, and in all colours if it is not to be coloured."""
         batch, _, height, width = like.shape
         rows, columns = -(-height // self._grain), -(-width // self._grain)
         shape = (batch, 3 if self._color else 1, rows, columns)
@@ -254,11 +305,10 @@ class ImageActor:
         pixels = cells.repeat_interleave(self._grain, 2).repeat_interleave(self._grain, 3)
         return pixels[..., :height, :width].expand_as(like)
 
-    def _spread(self, values: npt.NDArray[np.float64], like: torch.Tensor) -> torch.Tensor:
+    def _spread(self, tiles: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """Values of tiles [B, h, w] at each of their pixels, float [B, 1, H, W]."""
         height, width = like.shape[2:]
         tile = self._tile or max(height, width)
-        tiles = torch.from_numpy(values).to(like.device, torch.float32)
         pixels = tiles.repeat_interleave(tile, 1).repeat_interleave(tile, 2)
         return pixels[:, None, :height, :width]
 

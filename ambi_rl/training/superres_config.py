@@ -9,6 +9,7 @@ from omegaconf import MISSING
 
 from ambi_rl.codec.quality import MAX_QUALITY, MIN_QUALITY
 from ambi_rl.errors import ConfigError
+from ambi_rl.superres.actor_critic import NOISES
 from ambi_rl.superres.base_layer import BASES, SCALES
 from ambi_rl.superres.losses import PERCEPTUAL, VGG_LAYERS
 from ambi_rl.superres.networks import SKIPS
@@ -66,6 +67,7 @@ class ActorConfig:
     deviation: float = MISSING
     tile: int = MISSING
     samples: int = MISSING
+    noise: str = MISSING
     grain: int = MISSING
     color: bool = MISSING
 
@@ -146,6 +148,7 @@ SUPERRES_RULES: dict[str, Rule] = {
     "rl.deviation": Above(0, 1),
     "rl.tile": AtLeast(0),
     "rl.samples": AtLeast(1),
+    "rl.noise": OneOf(NOISES),
     "rl.grain": AtLeast(1),
     "training.crop": Within(32, 1024),
     "training.batch_size": AtLeast(2),

@@ -122,6 +122,7 @@ class SuperresTrainer:
                 deviation=rl.deviation,
                 tile=rl.tile,
                 samples=rl.samples,
+                noise=rl.noise,
                 grain=rl.grain,
                 color=rl.color,
             )
