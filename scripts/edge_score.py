@@ -1,5 +1,7 @@
 """A score without a gradient, as an example of one's own: are edges where they were?
 
+It is used in docs/rl-srgan.md::
+
     ambi train experiment=superres_score rl.score=function rl.function=scripts.edge_score.edge_score
 """
 

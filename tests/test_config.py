@@ -20,6 +20,7 @@ from ambi_rl.rewards import TERMS
 from ambi_rl.training.config import SYSTEM_GROUPS, TrainConfig, register, to_config
 from ambi_rl.training.feature_config import FeatureConfig
 from ambi_rl.training.run_config import MAX_SEED, MAX_STEPS, SYSTEMS, RunConfig
+from ambi_rl.training.superres_config import SuperresConfig
 
 CONF = Path(ambi_rl.conf.__file__).parent
 GROUPS = {
@@ -69,6 +70,12 @@ def test_every_choice_composes(choice: tuple[str, str]) -> None:
     if name in ("features", *FEATURE_EXPERIMENTS):
         assert composed_features(f"{group}={name}").system == "features"
         return
+    if name in ("superres", *SUPERRES_EXPERIMENTS):
+        assert isinstance(composed_run(f"{group}={name}"), SuperresConfig)
+        return
+    if group == "loss":
+        assert isinstance(composed_run("system=superres", f"loss={name}"), SuperresConfig)
+        return
     config = composed(f"{group}={name}", *extra)
     assert config.total_steps > 0
     if group == "agent":
@@ -79,11 +86,12 @@ def test_every_choice_composes(choice: tuple[str, str]) -> None:
 
 
 @pytest.mark.usefixtures("composer")
-@pytest.mark.parametrize("experiment", FEATURE_EXPERIMENTS)
-def test_experiments_of_the_feature_codec_compose(experiment: str) -> None:
+@pytest.mark.parametrize("experiment", [*FEATURE_EXPERIMENTS, *SUPERRES_EXPERIMENTS])
+def test_experiments_of_other_systems_compose(experiment: str) -> None:
     config = to_config(compose("config", [f"experiment={experiment}"]))
-    assert isinstance(config, FeatureConfig)
-    assert config.system == "features"
+    is_features = experiment in FEATURE_EXPERIMENTS
+    assert isinstance(config, FeatureConfig if is_features else SuperresConfig)
+    assert config.system == ("features" if is_features else "superres")
     assert config.name.replace("-", "_") == experiment
 
 
@@ -107,6 +115,7 @@ def test_groups_are_as_documented() -> None:
         "target_rate",
         "task",
     ]
+    assert GROUPS["loss"] == ["rl", "rl_srgan", "srgan", "srresnet"]
     assert BLOCK_EXPERIMENTS == ["curves", "default", "demo", "rates", "tiny"]
     assert "breakout" in FEATURE_EXPERIMENTS
 
@@ -204,7 +213,7 @@ MISTAKES = {
     "data.workers=0": "data.workers is 0",
     "checkpoint_keep=0": "checkpoint_keep is 0",
     "name=a/b": "name is 'a/b'",
-    "system=featurs": r"system is 'featurs'; it can be block, features; did you mean features\?",
+    "system=featurs": r"system is 'featurs'; it can be block, features, superres; did you mean features\?",
     "agent.width=8": "^agent.width is a key of system=features, and this is system=block$",
     "system=features agent=ppo": "^agent=… chooses a file of system=block, and this is system=features; "
     "its own keys are agent.width, agent.features, ",

@@ -46,6 +46,7 @@ README_NOT_RUN = {
     "cp conf/reward/ms_ssim.yaml": "writes into the repository and trains for minutes",
     "ambi train data=folder": "trains for hours",
     "ambi train experiment=breakout_short": "tests/test_feature_run.py trains it",
+    "ambi train experiment=superres_short": "tests/test_superres_run.py trains it",
 }
 """By how the block begins: the README has no comments of its own, for it is also the package's page."""
 
