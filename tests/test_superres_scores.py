@@ -223,3 +223,21 @@ def test_scores_load_neither_torch_nor_the_kernels() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_gains_of_tiles_add_up_to_that_of_the_picture() -> None:
+    """To the first order; of PSNR too, although decibels of tiles do not."""
+    rng = np.random.default_rng(4)
+    original = rng.integers(60, 200, (2, 32, 48, 3), dtype=np.uint8)
+    # A quarter is much worse than the others: there is most to be gained.
+    noise = rng.normal(0, 3, original.shape)
+    noise[:, :16, :24] *= 8
+    worse = np.clip(np.round(original + noise), 0, 255).astype(np.uint8)
+    better = np.clip(np.round(original + 0.97 * noise), 0, 255).astype(np.uint8)
+    for score in (make_score("psnr"), make_score("ssim")):
+        gains = score.gains(score.tiles(original, better, 8), score.tiles(original, worse, 8))
+        whole = score.tiles(original, better, 0) - score.tiles(original, worse, 0)
+        assert gains.mean((1, 2)) == pytest.approx(whole[:, 0, 0], rel=0.1)
+    psnr = make_score("psnr")
+    gains = psnr.gains(psnr.tiles(original, better, 8), psnr.tiles(original, worse, 8))
+    assert gains[:, :2, :3].sum() > 0.8 * gains.sum()

@@ -266,7 +266,7 @@ class ImageActor:
                 for sign in (1, -1)
             )
             noises.append(noise)
-            advantages.append(0.5 * (better - worse))
+            advantages.append(0.5 * self._score.gains(better, worse))
             scores.append(float(0.5 * (better + worse).mean()))
         size = math.sqrt(float(np.mean(np.square(advantages))))
         direction = torch.zeros_like(mean)

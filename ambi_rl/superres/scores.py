@@ -74,6 +74,18 @@ class Score(ABC):
         """
         return float(self.tiles(original[None], image[None], 0)[0, 0, 0])
 
+    def gains(self, better: Values, worse: Values) -> Values:
+        """By how much each tile raises its picture's score, if one picture takes the place of another.
+
+        Args:
+            better: What `tiles` says of a picture, [B, h, w].
+            worse: Likewise of another.
+
+        Returns:
+            float64 [B, h, w], whose mean is about the difference of the whole pictures' scores.
+        """
+        return better - worse
+
     @abstractmethod
     def _tiles(self, original: Pixels, image: Pixels, tile: int) -> Values:
         """As `tiles`, of checked arguments, and at least 1 as the side."""
@@ -83,6 +95,13 @@ class PsnrScore(Score):
     """PSNR in dB, of the squared error over a tile's 8-bit samples."""
 
     name = "psnr"
+
+    def gains(self, better: Values, worse: Values) -> Values:
+        """See `Score`: squared errors add up, decibels of tiles do not, where flat ones would count most."""
+        errors = [10 ** (-values / 10) for values in (better, worse)]
+        whole = (errors[0] + errors[1]).mean((1, 2), keepdims=True) / 2
+        # The derivative of 10 log10 of the picture's error.
+        return np.asarray(10 / np.log(10) * (errors[1] - errors[0]) / whole)
 
     def _tiles(self, original: Pixels, image: Pixels, tile: int) -> Values:
         difference = original.astype(np.int32)
