@@ -132,6 +132,22 @@ def test_threshold_and_order_of_rewards() -> None:
     assert [visit[3] for visit in state["visits"]] == rewards[1:]
 
 
+def test_visits_are_put_back_on_the_device_of_the_networks() -> None:
+    def actor() -> EstimateActor:
+        return EstimateActor(
+            judge_of(lambda base: base, ScoreHead(3)),
+            threshold=0, gamma=0.9, steps=8, value=0.5, entropy=0, regression=0,
+        )  # fmt: skip
+
+    first, second = actor(), actor()
+    for _ in range(3):
+        first.act(torch.zeros(2, 3, 4, 4), np.ones(2))
+    second.restore(first.state(), torch.device("meta"))
+    visits = second.state()["visits"]
+    assert len(visits) == 2
+    assert {part.device.type for visit in visits for part in visit[:3]} == {"meta"}
+
+
 def test_image_gradient_is_that_of_the_score() -> None:
     """Its mean over many draws points where the score rises: darker on the left, nowhere on the right."""
     torch.manual_seed(2)

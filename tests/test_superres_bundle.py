@@ -270,3 +270,14 @@ def test_without_onnxruntime_the_extra_is_named(bundle: SuperresBundle, tmp_path
     assert done.returncode == 7
     assert 'pip install "ambi-rl[superres]"' in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_sparse_constants_are_refused_before_they_become_dense() -> None:
+    """Some hundred bytes would take gigabytes."""
+    values = helper.make_tensor("v", TensorProto.FLOAT, [1], [1.0])
+    places = helper.make_tensor("i", TensorProto.INT64, [1], [0])
+    sparse = helper.make_sparse_tensor(values, places, [10**8])
+    constant = helper.make_node("Constant", [], ["c"], sparse_value=sparse)
+    graph = helper.make_graph([constant], "g", [], [])
+    with pytest.raises(BundleError, match="dense tensors"):
+        check_graph(helper.make_model(graph).SerializeToString())

@@ -142,7 +142,6 @@ def test_resumed_run_is_the_same_bit_for_bit(tmp_path: Path, losses: tuple[str, 
             display=silent(),
             on_evaluation=_interrupt,
         )
-    # What was evaluated at was not saved yet: the run goes on from before.
     resumed = dataclasses.replace(config, resume="true")
     train(resumed, folder=tmp_path / "parts", display=silent())
     assert_equal(states(tmp_path / "whole"), states(tmp_path / "parts"))
@@ -231,6 +230,9 @@ def test_not_finite_stops_the_run_before_the_weights(tmp_path: Path) -> None:
         (("evaluation.qualities=[]",), "evaluation.qualities is empty"),
         (("evaluation.qualities=[0]",), "evaluation.qualities is 0"),
         (("agent.n_steps=3",), "agent.n_steps is a key of system=block"),
+        (("+rl.arguments.a=3",), "rl.arguments are for a function of yours"),
+        (("loss.vgg_weights=x",), "give loss.features=vgg19 too"),
+        (("rl.grain=1000",), "rl.grain is 1000; it can be at most training.crop=64"),
         (("rl.arguments.a=3",), "with a plus: +rl.arguments.NAME=VALUE"),
     ],
 )
@@ -273,6 +275,38 @@ def test_generator_of_another_size_is_not_begun_with(tmp_path: Path) -> None:
             tmp_path / "run", *TINY, "network.channels=8", f"start={tmp_path / 'start'}",
             total_steps=1,
         )  # fmt: skip
+
+
+def test_going_on_with_another_skip_is_refused(tmp_path: Path) -> None:
+    """Its weights would fit, and draw something else."""
+    trained(tmp_path / "run", *TINY, total_steps=1)
+    with pytest.raises(ConfigError, match="go on with what it was started with"):
+        trained(tmp_path / "run", *TINY, "network.skip=none", total_steps=2, resume="true")
+
+
+def test_exact_reproduction_keeps_the_objective_finite(tmp_path: Path) -> None:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    for k in range(4):
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).save(folder / f"{k}.png")
+    Image.new("RGB", (64, 64)).save(folder / "held-out-black.png")
+    metrics = trained(
+        tmp_path / "run", *TINY, "data=folder", f"data.folder={folder}", total_steps=1
+    )
+    assert 60 < -metrics["objective"] < 70
+
+
+def test_score_that_fails_on_pictures_is_found_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "small_scores.py").write_text(
+        "def only_small(original, image):\n    assert original.shape[0] <= 32\n    return 0.0\n"
+    )
+    own = ("loss=rl", "rl.score=function", "rl.function=small_scores.only_small")
+    with pytest.raises(ConfigError, match=r"rl\.function small_scores\.only_small failed"):
+        trained(tmp_path / "run", *TINY, *own, total_steps=10**6)
 
 
 def test_streams_and_other_formats_train_too(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_equal_pictures_have_a_finite_psnr(name: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "psrn"}, "reward.score.name is 'psrn'; choose among psnr, ssim"),
+        ({"name": "psrn"}, "reward.score.score is 'psrn'; choose among psnr, ssim"),
         (
             {"name": "recompressed_psnr", "quality": 0},
             "reward.score.quality is 0; give a JPEG quality",

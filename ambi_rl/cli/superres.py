@@ -64,7 +64,11 @@ class PictureEncoding:
         }
 
     def prepare(self) -> None:
-        """See `Encoding`; nothing has to be done."""
+        """See `Encoding`; the block codec's kernels are compiled if it codes the base layer."""
+        if self.base == "ambi":
+            from ambi_rl.codec.warmup import announce, ensure_compiled
+
+            ensure_compiled("encode", report=announce)
 
     def encode(self, data: bytes, name: str) -> Result:
         """See `Encoding`."""

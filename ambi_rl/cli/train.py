@@ -310,6 +310,8 @@ def _export_superres(run: Path, target: Path) -> None:
     if evaluations:
         psnr = {name: evaluations[-1][name]["psnr"] for name in ("network", "bicubic")}
         said = f", held-out PSNR {psnr['network']:.2f} dB (bicubic {psnr['bicubic']:.2f})"
+        if evaluations[-1]["steps"] != checkpoint.progress.steps:
+            said += f" at step {evaluations[-1]['steps']:,}"
     typer.echo(f"{target}: bundle {bundle.id}, {checkpoint.progress.steps:,} steps{said}")
 
 

@@ -189,12 +189,15 @@ class EstimateActor:
             "visits": [[v.base, v.action, v.scores, v.reward] for v in self._visits],
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from what `state` returned, on the device of the networks."""
         self._previous = state["previous"]
         self._center, self._spread = state["scale"]
         self._visits.clear()
-        self._visits.extend(_Visit(*visit) for visit in state["visits"])
+        self._visits.extend(
+            _Visit(base.to(device), action.to(device), scores.to(device), reward)
+            for base, action, scores, reward in state["visits"]
+        )
 
 
 def octaves(images: torch.Tensor) -> list[torch.Tensor]:
@@ -220,7 +223,8 @@ class ImageActor:
     Two actions are drawn, μ + σε and μ − σε. Each square of `tile` pixels is scored in both, and half of the
     difference is the advantage of ε there: a baseline that needs no critic. Advantages are divided by their
     root mean square over the batch, so that the loss's weight means the same for any score. The gradient is
-    that of REINFORCE (Williams 1992) with antithetic samples, an unbiased one of the score smoothed by σ if a
+    that of REINFORCE (Williams 1992) with antithetic samples, up to that scale; with noise of fewer
+    directions than pixels it is the gradient's part in those directions, and it is that of the score smoothed by σ if a
     square's score depends on the square alone.
 
     Args:
@@ -316,7 +320,7 @@ class ImageActor:
 def judge_of(
     encoder: Callable[[torch.Tensor], torch.Tensor], head: Callable[[torch.Tensor], Estimate]
 ) -> Callable[[torch.Tensor], Estimate]:
-    """Actor and critic on a shared encoder, computed in full precision."""
+    """Actor and critic on a shared encoder; the head alone is sure to be in full precision."""
 
     def judge(base: torch.Tensor) -> Estimate:
         found = head(encoder(base).float())

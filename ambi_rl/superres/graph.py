@@ -44,6 +44,8 @@ _SCHEMA: dict[str, tuple[tuple[str, int, int, str], ...]] = {
         ("g", 6, _MESSAGE, "Entry"),
         ("tensors", 10, _MESSAGE, "Tensor"),
         ("graphs", 11, _MESSAGE, "Entry"),
+        ("sparse_tensor", 22, _MESSAGE, "Entry"),
+        ("sparse_tensors", 23, _MESSAGE, "Entry"),
     ),
     "Tensor": (("external_data", 13, _MESSAGE, "Entry"), ("data_location", 14, _INT, "")),
     "Entry": (),
@@ -114,7 +116,11 @@ def check_graph(model: bytes) -> None:
             )
         if any(attribute.g or attribute.graphs for attribute in node.attribute):
             raise _refuse("has graphs within its graph")
-    if graph.sparse_initializer or any(
-        t.external_data or any(t.data_location) for t in _tensors(graph)
+    # A sparse tensor of a few bytes becomes a dense one of gigabytes.
+    sparse = any(a.sparse_tensor or a.sparse_tensors for n in graph.node for a in n.attribute)
+    if (
+        sparse
+        or graph.sparse_initializer
+        or any(t.external_data or any(t.data_location) for t in _tensors(graph))
     ):
         raise _refuse("does not hold its weights itself, as dense tensors")

@@ -201,7 +201,7 @@ def make_score(
         quality: Of the JPEG of `recompressed_psnr`, 1…100.
         function: Dotted path of the function of `function`.
         arguments: Its further keyword arguments.
-        key: Place in the configuration, for messages: `key`.name, `key`.quality, `key`.function.
+        key: Place in the configuration, for messages: `key`.score, `key`.quality, `key`.function.
 
     Raises:
         ConfigError: There is no such score or function, or it cannot have this quality.
@@ -218,7 +218,7 @@ def make_score(
                 f"{key}.function names no function; give its path, package.module.function"
             )
         return FunctionScore(function, arguments or {}, key)
-    raise ConfigError(f"{key}.name is {name!r}; choose among {', '.join(SCORES)}")
+    raise ConfigError(f"{key}.score is {name!r}; choose among {', '.join(SCORES)}")
 
 
 def _tile_means(values: npt.NDArray[Any], tile: int) -> Values:

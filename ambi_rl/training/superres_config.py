@@ -19,7 +19,7 @@ from ambi_rl.training.rules import Above, AtLeast, OneOf, Rule, Within, check_ru
 from ambi_rl.training.run_config import RUN_RULES, RunConfig
 
 ACTORS = ("estimate", "image")
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 METRICS = ("psnr", "ssim", "ms_ssim", "score")
 _CELL = 16
 """Sides of crops are multiples of it: those of the discriminator's last feature maps."""
@@ -200,6 +200,17 @@ def validate_superres(config: SuperresConfig) -> None:
         raise ConfigError(
             "rl.score=function and rl.function=package.module.function go together; give both or neither"
         )
+    if rl.arguments and rl.function is None:
+        raise ConfigError(
+            "rl.arguments are for a function of yours, and there is none; give rl.score=function and "
+            "rl.function=package.module.function, or leave them out"
+        )
+    if loss.vgg_weights is not None and loss.features != "vgg19":
+        raise ConfigError(
+            f"loss.vgg_weights is given, but loss.features is {loss.features}; give loss.features=vgg19 too"
+        )
+    if rl.grain > crop:
+        raise ConfigError(f"rl.grain is {rl.grain}; it can be at most training.crop={crop}")
     if not config.evaluation.qualities:
         raise ConfigError("evaluation.qualities is empty; give at least one")
     for quality in config.evaluation.qualities:

@@ -44,7 +44,7 @@ def score_of(config: SuperresConfig) -> Score:
     """What is rewarded, and evaluated as `score`."""
     rl = config.rl
     return make_score(
-        rl.score, quality=rl.quality, function=rl.function, arguments=rl.arguments, key="rl.score"
+        rl.score, quality=rl.quality, function=rl.function, arguments=rl.arguments, key="rl"
     )
 
 
@@ -85,6 +85,7 @@ class SuperresRun:
         self._saved = self.progress.steps
         self._seconds_before = self.progress.seconds
         self.stopping = Stopping(display)
+        self._before: list[str] = list(self.progress.extra.get("trained_with", []))
         self.score = score_of(config)
         self.trainer = SuperresTrainer(config, self.score)
         generator = self.trainer.average
@@ -117,6 +118,8 @@ class SuperresRun:
             batch_size=config.training.batch_size,
             seed=config.seed,
         )
+        if source.skipped.named:
+            self.display.line(f"photographs left out: {source.skipped}")
         self._skipped_held_out = Skipped()
         self.evaluation = SuperresEvaluation(
             self.collection.held_out(config.evaluation.images, self._skipped_held_out),
@@ -141,8 +144,17 @@ class SuperresRun:
                 "and network"
             )
         self.trainer.begin_from(source.states["average"])
+        self._before = list(source.progress.extra.get("trained_with", []))
 
     def _restore(self, checkpoint: SuperresCheckpoint) -> None:
+        own = self._plain_config()
+        for key in ("scale", "network"):
+            # Weights of one may fit another, and be worth nothing there.
+            if checkpoint.config[key] != own[key]:
+                raise ConfigError(
+                    f"the run in {self.folder.path} was started with {key}={checkpoint.config[key]}, and "
+                    f"this is {own[key]}; go on with what it was started with"
+                )
         try:
             self.trainer.restore(checkpoint.states)
         except (RuntimeError, ValueError, KeyError) as error:
@@ -161,6 +173,9 @@ class SuperresRun:
         evaluate = Every(config.evaluation.every, start)
         save = Every(config.checkpoint_every, start)
         gathered: list[dict[str, float]] = []
+        if start < config.total_steps:
+            # A score that cannot be had of whole pictures is found out before hours are spent.
+            self.evaluation.baselines()
         began = time.monotonic()
         with self.stopping.between_updates():
             while self.progress.steps < config.total_steps:
@@ -171,10 +186,10 @@ class SuperresRun:
                     gathered = []
                     speed = (steps - start) / (time.monotonic() - began)
                     bar.update(steps, f"{speed:.1f}/s  loss {means['loss/total']:.5f}")
-                if evaluate.due(steps) and steps < config.total_steps:
-                    self.evaluate()
                 if save.due(steps):
                     self.checkpoint(steps)
+                if evaluate.due(steps) and steps < config.total_steps:
+                    self.evaluate()
                 self.stopping.stop_if_asked(lambda: self.checkpoint(self.progress.steps))
 
     def _step(self) -> dict[str, float]:
@@ -251,7 +266,8 @@ class SuperresRun:
         if steps != self._saved:
             self.folder.make_room(self._saved, self.config.checkpoint_keep)
         self.progress.seconds = self._seconds()
-        self.progress.extra["trained_with"] = self.collection.names()
+        names = dict.fromkeys([*self._before, *self.collection.names()])
+        self.progress.extra["trained_with"] = list(names)
         checkpoint = SuperresCheckpoint(
             self.trainer.state(), self.crops.state(), self._plain_config(), self.progress
         )
@@ -262,6 +278,8 @@ class SuperresRun:
     def finish(self) -> dict[str, Any]:
         """The last evaluation and checkpoint; what the run reached."""
         if not self.progress.finished:
+            # What was trained shall not depend on whether it can be measured.
+            self.checkpoint(self.progress.steps)
             self.evaluate()
             self.progress.finished = True
             self.checkpoint(self.progress.steps)

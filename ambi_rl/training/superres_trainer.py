@@ -28,6 +28,8 @@ from ambi_rl.training.superres_data import Batch, to_tensor
 _WARM_UP = 100
 """Steps in which the learning rate rises, so that Adam's moments are known when it is high."""
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+_LEAST_SCALE = 1.0
+"""Of losses in half precision: below it, gradients are not finite at any scale."""
 
 
 def build_generator(config: SuperresConfig) -> Generator:
@@ -51,6 +53,15 @@ def find_device(precision: str) -> torch.device:
             "training.precision=float16 needs a GPU, and there is none; take bfloat16 or float32"
         )
     return torch.device("cpu")
+
+
+def find_precision(wanted: str, device: torch.device) -> str:
+    """What `auto` is: bfloat16 where the processor has it, elsewhere it is many times slower than float32."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
 
 
 class SuperresTrainer:
@@ -79,6 +90,7 @@ class SuperresTrainer:
         self.config = config
         self._score = score
         self.device = find_device(config.training.precision)
+        self._precision = find_precision(config.training.precision, self.device)
         torch.manual_seed(config.seed)
         self.generator = build_generator(config).to(self.device)
         self.average = copy.deepcopy(self.generator).eval()
@@ -143,7 +155,7 @@ class SuperresTrainer:
         return [*self.generator.parameters(), *head]
 
     def _autocast(self) -> Any:
-        dtype = _DTYPES.get(self.config.training.precision)
+        dtype = _DTYPES.get(self._precision)
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
     def _set_rates(self, step: int) -> None:
@@ -188,8 +200,9 @@ class SuperresTrainer:
         norm = nn.utils.clip_grad_norm_(self._parameters(), self.config.training.max_grad_norm)
         logs["loss/total"] = float(loss.detach())
         if self._scaler.is_enabled():
-            # Infinite gradients are how it finds its scale; it leaves such a step out.
-            logs["scale"] = self._scaler.get_scale()
+            # Infinite gradients are how it finds its scale; it leaves such a step out, until none is left.
+            scale = self._scaler.get_scale()
+            logs["scale"] = scale if scale >= _LEAST_SCALE else math.nan
         else:
             logs["gradient_norm"] = float(norm)
         if all(map(math.isfinite, logs.values())):
@@ -211,11 +224,13 @@ class SuperresTrainer:
         self._discriminator_optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
         self._scaler.unscale_(self._discriminator_optimizer)
-        nn.utils.clip_grad_norm_(
+        norm = nn.utils.clip_grad_norm_(
             self._discriminator.parameters(), self.config.training.max_grad_norm
         )
-        self._scaler.step(self._discriminator_optimizer)
-        return {
+        if self._scaler.is_enabled() or bool(norm.isfinite()):
+            self._scaler.step(self._discriminator_optimizer)
+        known = {} if self._scaler.is_enabled() else {"discriminator/gradient_norm": float(norm)}
+        return known | {
             "loss/discriminator": float(loss.detach()),
             "discriminator/real": float(real.detach().float().sigmoid().mean()),
             "discriminator/drawn": float(drawn.detach().float().sigmoid().mean()),
@@ -311,7 +326,7 @@ class SuperresTrainer:
         for name, part in self._parts().items():
             part.load_state_dict(states[name])
         if self._estimate_actor is not None:
-            self._estimate_actor.restore(states["actor"])
+            self._estimate_actor.restore(states["actor"], self.device)
         torch.set_rng_state(states["random"])
         if self.device.type == "cuda" and "random_cuda" in states:
             torch.cuda.set_rng_state(states["random_cuda"])
