@@ -224,8 +224,8 @@ class ImageActor:
     difference is the advantage of ε there: a baseline that needs no critic. Advantages are divided by their
     root mean square over the batch, so that the loss's weight means the same for any score. The gradient is
     that of REINFORCE (Williams 1992) with antithetic samples, up to that scale; with noise of fewer
-    directions than pixels it is the gradient's part in those directions, and it is that of the score smoothed by σ if a
-    square's score depends on the square alone.
+    directions than pixels it is the gradient's part in those directions, and it is that of the score smoothed
+    by σ if a square's score depends on the square alone.
 
     Args:
         score: What is to rise.

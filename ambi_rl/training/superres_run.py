@@ -119,7 +119,7 @@ class SuperresRun:
             seed=config.seed,
         )
         if source.skipped.named:
-            self.display.line(f"photographs left out: {source.skipped}")
+            self.display.line(str(source.skipped))
         self._skipped_held_out = Skipped()
         self.evaluation = SuperresEvaluation(
             self.collection.held_out(config.evaluation.images, self._skipped_held_out),
