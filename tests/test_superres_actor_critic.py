@@ -15,6 +15,7 @@ from ambi_rl.superres.actor_critic import (
     actor_critic_loss,
     discounted_returns,
     judge_of,
+    octaves,
     to_pixels,
 )
 from ambi_rl.superres.networks import Encoder, Estimate, ScoreHead
@@ -182,6 +183,31 @@ def test_image_actor_needs_no_gradient_of_the_score() -> None:
         loss.backward()
         optimizer.step()
     assert level.item() > 0.5
+
+
+def test_noise_of_details_moves_what_is_there_and_nothing_else() -> None:
+    torch.manual_seed(5)
+    textured = torch.rand(1, 3, 16, 16)
+    image = torch.cat([torch.full((1, 3, 16, 16), 0.5), textured], 3).requires_grad_()
+    actor = ImageActor(
+        Brightness(), deviation=0.02, tile=8, samples=4, noise="details", grain=1, color=False
+    )
+    loss, _ = actor.loss(image, np.zeros((1, 16, 32, 3), np.uint8))
+    loss.backward()
+    assert image.grad is not None
+    # Beside the edge between the halves there is a detail.
+    assert image.grad[..., :8].abs().max() < 1e-6
+    assert image.grad[..., 16:].abs().mean() > 1e-6
+
+
+def test_octaves_are_details_of_growing_size() -> None:
+    stripes = (torch.arange(32) % 2).float().expand(1, 3, 32, 32)
+    wide = (torch.arange(32) // 4 % 2).float().expand(1, 3, 32, 32)
+    fine, middle, coarse = (band.square().mean() for band in octaves(stripes))
+    assert fine > 0.2
+    assert max(middle, coarse) < 1e-6
+    fine, middle, coarse = (band.square().mean() for band in octaves(wide))
+    assert max(middle, coarse) > fine
 
 
 def test_a_score_that_never_changes_moves_nothing() -> None:

@@ -231,6 +231,11 @@ class ImageActor:
         score: What is to rise.
         deviation: σ, of the range 0…1.
         tile: Side of a square in pixels; 0 for the whole picture.
+        samples: Pairs of actions that are drawn for each gradient.
+        noise: One of `NOISES`: details varies how strong those of each square are in each octave, pixels each
+            pixel for itself.
+        grain: With pixels, side of the squares that move alike.
+        color: With pixels, whether colours move apart from each other.
     """
 
     def __init__(
